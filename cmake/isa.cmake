@@ -1,0 +1,25 @@
+# Instruction-set tiers of the CPU backend. Each file below backend/cpu/x86 or backend/cpu/arm
+# is its own object with its own flags and is reached only through the dispatch table; all other
+# code is built for the baseline (x86-64-v2, armv8.0). No -march=native anywhere.
+string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" FATHOM_ARCH)
+if(FATHOM_ARCH MATCHES "x86_64|amd64")
+  set(FATHOM_ISA_DIR x86)
+  add_compile_options(-march=x86-64-v2)
+elseif(FATHOM_ARCH MATCHES "aarch64|arm64")
+  set(FATHOM_ISA_DIR arm)
+else()
+  set(FATHOM_ISA_DIR none)
+endif()
+set(FATHOM_ISA_FLAGS_avx2 -march=x86-64-v3)
+set(FATHOM_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+
+# Gives every file NAME_<tier>.c the flags of its tier.
+function(fathom_isa_flags)
+  foreach(file ${ARGN})
+    string(REGEX MATCH "_([a-z0-9]+)\\.c$" _ "${file}")
+    if(DEFINED FATHOM_ISA_FLAGS_${CMAKE_MATCH_1})
+      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS
+        "${FATHOM_ISA_FLAGS_${CMAKE_MATCH_1}}")
+    endif()
+  endforeach()
+endfunction()
