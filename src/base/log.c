@@ -1,0 +1,45 @@
+/* log.c - see log.h. */
+#include "base/log.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static enum log_level max_level = LOG_WARN;
+static void (*sink_fn)(void *, enum log_level, const char *);
+static void *sink_user;
+
+void log_set_level(enum log_level level)
+{
+    pthread_mutex_lock(&lock);
+    max_level = level;
+    pthread_mutex_unlock(&lock);
+}
+
+void log_set_sink(void (*fn)(void *user, enum log_level level, const char *line), void *user)
+{
+    pthread_mutex_lock(&lock);
+    sink_fn = fn;
+    sink_user = user;
+    pthread_mutex_unlock(&lock);
+}
+
+void log_at(enum log_level level, const char *fmt, ...)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    char line[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    pthread_mutex_lock(&lock);
+    if (level <= max_level) {
+        if (sink_fn) {
+            sink_fn(sink_user, level, line);
+        } else {
+            fprintf(stderr, "fathom: %s: %s\n", names[level], line);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
