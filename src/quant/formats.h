@@ -1,5 +1,5 @@
 /* formats.h - the tensor element types of GGUF: one table, and what can be done with a row.
- * The format definitions (block layouts) stand in decode.c; quantization.md 1-2 is the source.
+ * The format definitions (block layouts) stand in decode.c and decode_iq.c.
  * Rows never share a block. All functions are pure and thread-safe. */
 #ifndef QUANT_FORMATS_H
 #define QUANT_FORMATS_H
@@ -57,8 +57,8 @@ struct codes32 {
 };
 void quant_codes32(uint32_t type_id, const void *row, size_t j, struct codes32 *out);
 
-/* Any non-finite scale in the row's blocks? (inspect --check). Also false for plain floats that are
- * all finite. Only QC_FLOAT and QC_BLOCK. */
+/* True when everything in a row of n elements is finite: every scale of QC_BLOCK rows (so that all
+ * decoded values are), every element of QC_FLOAT rows (inspect --check). No other classes. */
 bool quant_row_finite(uint32_t type_id, const void *row, size_t n);
 
 #endif

@@ -1,0 +1,141 @@
+/* encode.c - float rows to the stored types that need no search: F32, F16, BF16, Q8_0, MXFP4.
+ * Each is a fixed sequence of roundings, so the output does not depend on compiler or thread
+ * count. Q8_0 rounds half away from zero and divides by the unrounded scale, as other writers
+ * do: its bytes are comparable between programs. MXFP4 is exact for rows that were E2M1 times a
+ * power of two to begin with; quant_mxfp4_repack moves such codes without going through floats.
+ * What does not survive (overflow, underflow, NaN) is counted for the writer to report. */
+#include "quant/encode.h"
+
+#include <assert.h>
+#include <math.h>
+
+#include "base/num.h"
+#include "quant/formats.h"
+
+/* As in act.c: below 2^-119 the reciprocal of a scale can overflow. */
+#define MAX_MIN 0x1p-119f
+
+static size_t encode_f16(const float *x, size_t n, uint8_t *out)
+{
+    size_t lost = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = f32_to_f16(x[i]);
+        store_le16(out + 2 * i, h);
+        lost += (h & 0x7FFF) == 0x7C00 || ((h & 0x7FFF) == 0 && x[i] != 0.0f) || x[i] != x[i];
+    }
+    return lost;
+}
+
+static size_t encode_bf16(const float *x, size_t n, uint8_t *out)
+{
+    size_t lost = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = f32_to_bf16(x[i]);
+        store_le16(out + 2 * i, h);
+        lost += (h & 0x7FFF) >= 0x7F80 || ((h & 0x7FFF) == 0 && x[i] != 0.0f);
+    }
+    return lost;
+}
+
+/* max|x| over 32; NaN if any element is NaN or infinite. */
+static float block_max(const float *x)
+{
+    uint32_t max = 0;
+    for (int i = 0; i < 32; i++) {
+        uint32_t a = f32_bits(x[i]) & 0x7FFFFFFFu;
+        max = a > max ? a : max;
+    }
+    return f32_from_bits(max >= 0x7F800000u ? 0x7FC00000u : max);
+}
+
+/* Rounds half away from zero; |v| < 2^23. The fraction v - trunc(v) is exact. */
+static int round_half_away(float v)
+{
+    int t = (int)v;
+    float rest = v - (float)t;
+    return t + (rest >= 0.5f) - (rest <= -0.5f);
+}
+
+/* d = max / 127, q = x * (1 / d); the stored scale is d rounded to f16. A block with NaN or
+ * infinity gets a NaN scale and zero codes. Returns 1 if the scale is not usable. */
+static size_t encode_q8_0_block(const float *x, uint8_t *out)
+{
+    float max = block_max(x);
+    bool finite = max == max, tiny = !(max >= MAX_MIN);
+    float d = max / 127.0f, inverse = tiny ? 0.0f : 1.0f / d;
+    uint16_t h = f32_to_f16(d);
+    store_le16(out, h);
+    for (int i = 0; i < 32; i++) {
+        out[2 + i] = finite ? (uint8_t)round_half_away(x[i] * inverse) : 0;
+    }
+    return !finite || h == 0x7C00 || (h == 0 && max > 0.0f);
+}
+
+/* e = floor(log2 max) - 2 + 127, so that the largest element becomes 4 <= |x| < 8 and saturates
+ * at 6; each code is the nearest E2M1 value. A block with NaN or infinity gets e = 255. */
+static size_t encode_mxfp4_block(const float *x, uint8_t *out)
+{
+    float max = block_max(x);
+    if (max != max) {
+        memset(out, 0, 17);
+        out[0] = 255;
+        return 1;
+    }
+    uint32_t exponent = f32_bits(max) >> 23;
+    uint32_t e = exponent > 2 ? exponent - 2 : 0;
+    float inverse = e8m0_to_f32((uint8_t)(254 - e));
+    uint8_t any = 0;
+    out[0] = (uint8_t)e;
+    for (int j = 0; j < 16; j++) {
+        uint8_t lo = f32_to_e2m1(x[j] * inverse), hi = f32_to_e2m1(x[j + 16] * inverse);
+        any |= (lo | hi) & 7;
+        out[1 + j] = (uint8_t)(lo | hi << 4);
+    }
+    return any == 0 && max > 0.0f;
+}
+
+size_t quant_mxfp4_repack(const uint8_t *codes, const uint8_t *scales, size_t n, void *row)
+{
+    assert(n % 32 == 0);
+    uint8_t *out = row;
+    size_t bad = 0;
+    for (size_t k = 0; k < n / 32; k++, codes += 16, out += 17) {
+        out[0] = scales[k];
+        bad += scales[k] == 255;
+        for (int j = 0; j < 8; j++) { /* source byte j holds elements 2 j (low) and 2 j + 1 */
+            uint8_t a = codes[j], b = codes[j + 8];
+            out[1 + 2 * j] = (uint8_t)((a & 15) | (b & 15) << 4);
+            out[2 + 2 * j] = (uint8_t)(a >> 4 | (b & 0xF0));
+        }
+    }
+    return bad;
+}
+
+bool quant_can_encode(uint32_t type_id)
+{
+    return type_id == QT_F32 || type_id == QT_F16 || type_id == QT_BF16 || type_id == QT_Q8_0 ||
+           type_id == QT_MXFP4;
+}
+
+size_t quant_encode(uint32_t type_id, const float *x, size_t n, void *row)
+{
+    assert(quant_can_encode(type_id) && n % qformat(type_id)->block_elems == 0);
+    uint8_t *out = row;
+    size_t lost = 0;
+    switch (type_id) {
+    case QT_F32: memcpy(out, x, n * 4); break;
+    case QT_F16: lost = encode_f16(x, n, out); break;
+    case QT_BF16: lost = encode_bf16(x, n, out); break;
+    case QT_Q8_0:
+        for (size_t k = 0; k < n; k += 32, out += 34) {
+            lost += encode_q8_0_block(x + k, out);
+        }
+        break;
+    default:
+        for (size_t k = 0; k < n; k += 32, out += 17) {
+            lost += encode_mxfp4_block(x + k, out);
+        }
+        break;
+    }
+    return lost;
+}
