@@ -1,21 +1,25 @@
 /* fathom.h - the public interface of libfathom: run DeepSeek V4 models from GGUF files.
  *
- * Objects. A fathom_engine is an open model on one backend: weights, recorded programs, the pool of KV
- * memory; immutable after open. A fathom_session is one sequence of tokens with its KV state. The
- * caller always hands over the WHOLE token prefix; the session reuses what it can and computes the rest.
+ * Objects. A fathom_engine is an open model on one backend: weights, recorded programs, the
+ * pool of KV memory; immutable after open. A fathom_session is one sequence of tokens with its
+ * KV state. The caller always hands over the WHOLE token prefix; the session reuses what it can
+ * and computes the rest.
  *
- * Threads. One thread at a time may call the functions of an engine and of its sessions ("engine
- * thread"). Exceptions, callable from any thread: fathom_session_cancel, the tokenizer functions,
- * fathom_engine_info, fathom_status_text and everything that takes neither engine nor session.
+ * Threads. One thread at a time may call the functions of an engine and of its sessions
+ * ("engine thread"). Exceptions, callable from any thread: fathom_session_cancel, the tokenizer
+ * functions, fathom_engine_info, fathom_status_text and everything that takes neither engine
+ * nor session.
  *
- * Errors. Functions return 0 or a negative fathom_status and fill `err` (may be NULL) with place,
- * reason and remedy. After an error the objects stay valid and unchanged unless stated. The library never
- * exits and never prints (it logs through fathom_set_log).
+ * Errors. Functions return 0 or a negative fathom_status and fill `err` (may be NULL) with
+ * place, reason and remedy. After an error the objects stay valid and unchanged unless stated.
+ * The library never exits and never prints (it logs through fathom_set_log).
  *
- * Determinism. The logits of a token depend on the tokens before it only: the same bits for any chunk
- * size, batch, thread count or reuse, on one backend's arithmetic class (fathom_engine_info).
+ * Determinism. The logits of a token depend on the tokens before it only: the same bits for any
+ * chunk size, batch, thread count or reuse, on one backend's arithmetic class
+ * (fathom_engine_info).
  *
- * Units: sizes in bytes are named *_bytes, positions and counts are in tokens, times in seconds. */
+ * Units: sizes in bytes are named *_bytes, positions and counts are in tokens, times in
+ * seconds. */
 #ifndef FATHOM_FATHOM_H
 #define FATHOM_FATHOM_H
 
@@ -35,16 +39,17 @@ extern "C" {
 
 /* ---- errors ---- */
 
-/* The command line maps these to exit codes: EFORMAT and ENOENT 3, EINVAL 2, everything else 1. */
+/* The command line maps these to exit codes: EFORMAT and ENOENT 3, EINVAL 2, everything else 1.
+ */
 enum fathom_status {
     FATHOM_OK = 0,
-    FATHOM_EINVAL = -1,       /* an argument is wrong */
-    FATHOM_ENOMEM = -2,       /* memory: not available, or more than the budget allows */
-    FATHOM_EIO = -3,          /* the system refused a read, write or map */
-    FATHOM_EFORMAT = -4,      /* an input file or text is not usable */
-    FATHOM_ENOENT = -5,       /* an input file is not there */
-    FATHOM_ELIMIT = -6,       /* a limit was reached: context length, sequence count, size cap */
-    FATHOM_ECANCEL = -7,      /* cancelled by the caller */
+    FATHOM_EINVAL = -1,  /* an argument is wrong */
+    FATHOM_ENOMEM = -2,  /* memory: not available, or more than the budget allows */
+    FATHOM_EIO = -3,     /* the system refused a read, write or map */
+    FATHOM_EFORMAT = -4, /* an input file or text is not usable */
+    FATHOM_ENOENT = -5,  /* an input file is not there */
+    FATHOM_ELIMIT = -6,  /* a limit was reached: context length, sequence count, size cap */
+    FATHOM_ECANCEL = -7, /* cancelled by the caller */
     FATHOM_EUNSUPPORTED = -8, /* understood, but this build, backend or file cannot do it */
 };
 
@@ -57,8 +62,8 @@ typedef struct fathom_err {
 
 FATHOM_API const char *fathom_version(void);
 FATHOM_API const char *fathom_status_text(int status);
-/* Replaces the log sink (default: stderr, warnings and errors). level 0 error .. 3 debug; lines above
- * max_level are dropped; fn NULL restores stderr. */
+/* Replaces the log sink (default: stderr, warnings and errors). level 0 error .. 3 debug; lines
+ * above max_level are dropped; fn NULL restores stderr. */
 FATHOM_API void fathom_set_log(void (*fn)(void *user, int level, const char *line), void *user,
                                int max_level);
 
@@ -67,32 +72,34 @@ FATHOM_API void fathom_set_log(void (*fn)(void *user, int level, const char *lin
 typedef struct fathom_engine fathom_engine;
 typedef struct fathom_session fathom_session;
 
-/* Progress of something slow. stage is static text ("load", "prefill"); return false to cancel. */
-typedef bool (*fathom_progress_fn)(void *user, const char *stage, uint64_t done, uint64_t total);
+/* Progress of something slow. stage is static text ("load", "prefill"); return false to cancel.
+ */
+typedef bool (*fathom_progress_fn)(void *user, const char *stage, uint64_t done,
+                                   uint64_t total);
 
 /* Zero-initialise; 0 / NULL means the default. */
 typedef struct fathom_engine_options {
-    const char *model_path;    /* a GGUF (any part of a split set) ... */
-    const void *model_data;    /* ... or a GGUF in memory, 4096-aligned, outliving the engine */
+    const char *model_path; /* a GGUF (any part of a split set) ... */
+    const void *model_data; /* ... or a GGUF in memory, 4096-aligned, outliving the engine */
     size_t model_bytes;
-    const char *backend;       /* "cpu", "ref", ...; default: best available */
-    uint32_t n_threads;        /* default: all cores */
-    uint32_t max_ctx;          /* longest sequence; default: the model's limit, capped by memory */
-    uint32_t max_seq;          /* sessions alive at once (state slots); default 4 */
-    uint32_t chunk;            /* prefill tokens per step; default 256 */
-    uint64_t kv_bytes;         /* budget for KV pages and slots; default: what max_ctx and max_seq need,
-                                  capped by free memory */
-    uint32_t page_tokens;      /* tokens per KV page; default 2048 (tests use less) */
-    bool sim_off;              /* F32 rows without the FP8/FP4 simulations (tests) */
-    bool act_f32;              /* F32 activations everywhere (oracle runs) */
-    uint32_t cpu_mask;         /* CPU tiers that may be used; 0 = all */
-    const char *debug;         /* developer switches, comma separated */
+    const char *backend; /* "cpu", "ref", ...; default: best available */
+    uint32_t n_threads;  /* default: all cores */
+    uint32_t max_ctx;    /* longest sequence; default: the model's limit, capped by memory */
+    uint32_t max_seq;    /* sessions alive at once (state slots); default 4 */
+    uint32_t chunk;      /* prefill tokens per step; default 256 */
+    uint64_t kv_bytes; /* budget for KV pages and slots; default: what max_ctx and max_seq need,
+                          capped by free memory */
+    uint32_t page_tokens; /* tokens per KV page; default 2048 (tests use less) */
+    bool sim_off;         /* F32 rows without the FP8/FP4 simulations (tests) */
+    bool act_f32;         /* F32 activations everywhere (oracle runs) */
+    uint32_t cpu_mask;    /* CPU tiers that may be used; 0 = all */
+    const char *debug;    /* developer switches, comma separated */
     fathom_progress_fn progress;
     void *progress_user;
 } fathom_engine_options;
 
-/* Opens a model. Memory is planned first: a request that cannot fit is refused with FATHOM_ENOMEM, the
- * numbers and the lever to pull, before anything is allocated. */
+/* Opens a model. Memory is planned first: a request that cannot fit is refused with
+ * FATHOM_ENOMEM, the numbers and the lever to pull, before anything is allocated. */
 FATHOM_API int fathom_engine_open(fathom_engine **out, const fathom_engine_options *opt,
                                   fathom_err *err);
 /* All sessions must be freed before. NULL is fine. */
@@ -100,7 +107,7 @@ FATHOM_API void fathom_engine_close(fathom_engine *e);
 
 typedef struct fathom_info {
     const char *model_name, *backend, *arith_class, *device_name; /* owned by the engine */
-    const char *release;        /* chat format: "preview" or "0731" */
+    const char *release; /* chat format: "preview" or "0731" */
     uint32_t n_vocab, n_layer, max_ctx, max_seq, chunk;
     bool has_tokenizer;
     uint64_t weight_bytes, kv_budget_bytes, kv_used_bytes, scratch_bytes;
@@ -112,24 +119,27 @@ FATHOM_API void fathom_engine_info(const fathom_engine *e, fathom_info *out);
 
 typedef struct fathom_plan {
     uint64_t weight_bytes, scratch_bytes, slot_bytes, page_bytes;
-    uint64_t rows_bytes;        /* compressed and index rows of ctx tokens */
-    uint64_t kv_bytes;          /* pages and state slot of one sequence of ctx tokens */
-    uint64_t frontier_bytes;    /* one frontier copy at ctx */
-    uint64_t total_bytes;       /* weights + scratch + kv x n_seq */
+    uint64_t rows_bytes;     /* compressed and index rows of ctx tokens */
+    uint64_t kv_bytes;       /* pages and state slot of one sequence of ctx tokens */
+    uint64_t frontier_bytes; /* one frontier copy at ctx */
+    uint64_t total_bytes;    /* weights + scratch + kv x n_seq */
     uint64_t memory_bytes, available_bytes; /* of this machine */
-    uint32_t ctx, n_seq, max_ctx_fits; /* largest context that fits beside the weights; 0 none */
+    uint32_t ctx, n_seq,
+        max_ctx_fits; /* largest context that fits beside the weights; 0 none */
     bool fits;
-    char advice[512];           /* the lever to pull if not */
+    char advice[512]; /* the lever to pull if not */
 } fathom_plan;
-/* Either opt->model_path / model_data, or shape ("flash", "pro") with recipe ("q2", "q4", "mxfp4", ...). */
+/* Either opt->model_path / model_data, or shape ("flash", "pro") with recipe ("q2", "q4",
+ * "mxfp4", ...). */
 FATHOM_API int fathom_plan_make(fathom_plan *out, const fathom_engine_options *opt,
                                 const char *shape, const char *recipe, uint32_t ctx,
                                 fathom_err *err);
 
 /* ---- tokens (any thread) ---- */
 
-/* Untrusted text gives ordinary ids only; trusted text also control tokens (templates, tests). Returns
- * ids in *out (free with fathom_free). FATHOM_EUNSUPPORTED if the model has no tokenizer. */
+/* Untrusted text gives ordinary ids only; trusted text also control tokens (templates, tests).
+ * Returns ids in *out (free with fathom_free). FATHOM_EUNSUPPORTED if the model has no
+ * tokenizer. */
 FATHOM_API int fathom_tokenize(const fathom_engine *e, const char *text, size_t n, bool trusted,
                                uint32_t **out, size_t *n_out, fathom_err *err);
 /* Raw bytes of one token; NULL / 0 for unknown ids. */
@@ -152,35 +162,37 @@ FATHOM_API const uint32_t *fathom_session_ids(const fathom_session *s);
 
 /* How the last fathom_session_set / _sync used what was there. */
 typedef struct fathom_reuse {
-    uint32_t matched;   /* ids equal to the session's previous ones */
-    uint32_t kept;      /* state kept or restored without computing (<= matched) */
-    uint32_t rerun;     /* matched tokens that had to be computed again */
-    uint32_t computed;  /* new tokens */
-    uint32_t frontier;  /* position of the frontier used, 0 if none */
+    uint32_t matched;  /* ids equal to the session's previous ones */
+    uint32_t kept;     /* state kept or restored without computing (<= matched) */
+    uint32_t rerun;    /* matched tokens that had to be computed again */
+    uint32_t computed; /* new tokens */
+    uint32_t frontier; /* position of the frontier used, 0 if none */
 } fathom_reuse;
 
-/* Makes ids[0..n) the target: rewinds to the common prefix and queues the rest; computes nothing. At least
- * the last token is queued. FATHOM_ELIMIT (before anything changes) if n exceeds max_ctx or the KV
- * budget. */
+/* Makes ids[0..n) the target: rewinds to the common prefix and queues the rest; computes
+ * nothing. At least the last token is queued. FATHOM_ELIMIT (before anything changes) if n
+ * exceeds max_ctx or the KV budget. */
 FATHOM_API int fathom_session_set(fathom_session *s, const uint32_t *ids, uint32_t n,
                                   fathom_reuse *reuse, fathom_err *err);
 /* Queues more tokens behind the target. */
 FATHOM_API int fathom_session_append(fathom_session *s, const uint32_t *ids, uint32_t n,
                                      fathom_err *err);
 FATHOM_API uint32_t fathom_session_pending(const fathom_session *s);
-/* Forgets all tokens from n on (n <= len); what is kept stays exact. Pending tokens are dropped. May have to
- * compute up to max(127, layers x 127) tokens again on the next step; reuse says so. */
+/* Forgets all tokens from n on (n <= len); what is kept stays exact. Pending tokens are
+ * dropped. May have to compute up to max(127, layers x 127) tokens again on the next step;
+ * reuse says so. */
 FATHOM_API int fathom_session_rewind(fathom_session *s, uint32_t n, fathom_reuse *reuse,
                                      fathom_err *err);
-/* Keeps a copy of what a later rewind to this place needs (a frontier at the last multiple of the largest
- * ratio); called at turn starts. At most 8 are kept, the oldest goes first. */
+/* Keeps a copy of what a later rewind to this place needs (a frontier at the last multiple of
+ * the largest ratio); called at turn starts. At most 8 are kept, the oldest goes first. */
 FATHOM_API int fathom_session_checkpoint(fathom_session *s, fathom_err *err);
 
-/* Asks the running or next call on s to stop with FATHOM_ECANCEL; finished chunks are kept. Any thread. */
+/* Asks the running or next call on s to stop with FATHOM_ECANCEL; finished chunks are kept. Any
+ * thread. */
 FATHOM_API void fathom_session_cancel(fathom_session *s);
 
-/* Set + compute all: afterwards the logits of the last token are there. progress (may be NULL) is called after
- * every chunk. */
+/* Set + compute all: afterwards the logits of the last token are there. progress (may be NULL)
+ * is called after every chunk. */
 FATHOM_API int fathom_session_sync(fathom_session *s, const uint32_t *ids, uint32_t n,
                                    fathom_progress_fn progress, void *user, fathom_reuse *reuse,
                                    fathom_err *err);
@@ -190,35 +202,38 @@ FATHOM_API int fathom_session_sync(fathom_session *s, const uint32_t *ids, uint3
 enum fathom_want { FATHOM_WANT_NONE, FATHOM_WANT_LAST, FATHOM_WANT_ALL };
 typedef struct fathom_work {
     fathom_session *session; /* each session at most once per step */
-    uint32_t n_tok;          /* pending tokens to compute now; the sum over all work fits `chunk` */
-    enum fathom_want want;   /* which rows get logits */
+    uint32_t n_tok; /* pending tokens to compute now; the sum over all work fits `chunk` */
+    enum fathom_want want; /* which rows get logits */
 } fathom_work;
 /* Computes one step. On error no session has advanced. */
 FATHOM_API int fathom_step(fathom_engine *e, const fathom_work *work, uint32_t n_work,
                            fathom_err *err);
 
-/* Logits of the i-th wanted row of the session's last step (0 .. n-1; WANT_LAST: i = 0); n_vocab floats,
- * valid until the next step. NULL if there are none. */
+/* Logits of the i-th wanted row of the session's last step (0 .. n-1; WANT_LAST: i = 0);
+ * n_vocab floats, valid until the next step. NULL if there are none. */
 FATHOM_API const float *fathom_session_logits(const fathom_session *s, uint32_t i);
 
 /* ---- sampling ---- */
 
 typedef struct fathom_sampling {
-    float temperature;        /* 0: greedy */
-    uint32_t top_k;           /* 0: off */
-    float top_p;              /* 1 (or 0): off */
-    float min_p;              /* 0: off */
-    float repeat_penalty;     /* 1 (or 0): off; divides positive, multiplies negative logits of seen tokens */
-    float frequency_penalty;  /* subtracted per occurrence among the last penalty_window tokens */
-    float presence_penalty;   /* subtracted once if present */
-    uint32_t penalty_window;  /* default 64 */
-    uint64_t seed;            /* same seed, same logits: same tokens; position-based, so a retry repeats */
-    uint32_t n_logprobs;      /* alternatives to report, at most 20 */
+    float temperature;    /* 0: greedy */
+    uint32_t top_k;       /* 0: off */
+    float top_p;          /* 1 (or 0): off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1 (or 0): off; divides positive, multiplies negative logits of seen
+                             tokens */
+    float
+        frequency_penalty;  /* subtracted per occurrence among the last penalty_window tokens */
+    float presence_penalty; /* subtracted once if present */
+    uint32_t penalty_window; /* default 64 */
+    uint64_t seed; /* same seed, same logits: same tokens; position-based, so a retry repeats */
+    uint32_t n_logprobs; /* alternatives to report, at most 20 */
 } fathom_sampling;
 
 typedef struct fathom_logprob {
     uint32_t id;
-    float logprob;            /* natural log, of the unmodified distribution (before temperature, penalties) */
+    float logprob; /* natural log, of the unmodified distribution (before temperature,
+                      penalties) */
 } fathom_logprob;
 typedef struct fathom_choice {
     uint32_t id;
@@ -227,16 +242,18 @@ typedef struct fathom_choice {
     fathom_logprob top[20];
 } fathom_choice;
 
-/* Chooses the next token from the last step's last logits row. Order: mask, penalties, temperature, top-k,
- * top-p, min-p, draw. mask: bit i%32 of word i/32 allows token i; NULL allows all. FATHOM_EINVAL if no token
- * is allowed or there are no logits. Does not append. */
+/* Chooses the next token from the last step's last logits row. Order: mask, penalties,
+ * temperature, top-k, top-p, min-p, draw. mask: bit i%32 of word i/32 allows token i; NULL
+ * allows all. FATHOM_EINVAL if no token is allowed or there are no logits. Does not append. */
 FATHOM_API int fathom_session_sample(fathom_session *s, const fathom_sampling *p,
                                      const uint32_t *mask, fathom_choice *out, fathom_err *err);
 
-/* Stop strings over a byte stream: feed returns the bytes that may be released (none of them can belong to a
- * stop string), *hit tells that one was found: the bytes before it have then all been released. */
+/* Stop strings over a byte stream: feed returns the bytes that may be released (none of them
+ * can belong to a stop string), *hit tells that one was found: the bytes before it have then
+ * all been released. */
 typedef struct fathom_stop fathom_stop;
-FATHOM_API fathom_stop *fathom_stop_new(const char *const *strings, size_t n); /* NULL: no memory */
+FATHOM_API fathom_stop *fathom_stop_new(const char *const *strings,
+                                        size_t n); /* NULL: no memory */
 FATHOM_API void fathom_stop_free(fathom_stop *st);
 FATHOM_API const char *fathom_stop_feed(fathom_stop *st, const char *bytes, size_t n,
                                         size_t *n_out, bool *hit);
@@ -244,18 +261,24 @@ FATHOM_API const char *fathom_stop_flush(fathom_stop *st, size_t *n_out);
 
 /* ---- one call for a whole answer ---- */
 
-enum fathom_finish { FATHOM_FINISH_EOS, FATHOM_FINISH_LENGTH, FATHOM_FINISH_STOP, FATHOM_FINISH_CALLER };
+enum fathom_finish {
+    FATHOM_FINISH_EOS,
+    FATHOM_FINISH_LENGTH,
+    FATHOM_FINISH_STOP,
+    FATHOM_FINISH_CALLER
+};
 typedef struct fathom_generate_options {
     fathom_sampling sampling;
-    uint32_t max_tokens;            /* 0: up to the context's end */
-    const char *const *stop;        /* n_stop strings */
+    uint32_t max_tokens;     /* 0: up to the context's end */
+    const char *const *stop; /* n_stop strings */
     size_t n_stop;
-    fathom_progress_fn progress;    /* prefill */
+    fathom_progress_fn progress; /* prefill */
     void *progress_user;
-    /* For every token before it is computed further: its choice and its raw bytes. Return false to end the
-     * answer after it (FATHOM_FINISH_CALLER). */
+    /* For every token before it is computed further: its choice and its raw bytes. Return false
+     * to end the answer after it (FATHOM_FINISH_CALLER). */
     bool (*on_token)(void *user, const fathom_choice *choice, const char *bytes, size_t n);
-    /* Text with stop strings removed and incomplete code points held back; NULL if not wanted. */
+    /* Text with stop strings removed and incomplete code points held back; NULL if not wanted.
+     */
     void (*on_text)(void *user, const char *text, size_t n);
     void *user;
 } fathom_generate_options;
@@ -265,7 +288,8 @@ typedef struct fathom_result {
     fathom_reuse reuse;
     double prefill_seconds, decode_seconds;
 } fathom_result;
-/* ids: the whole prompt. The session afterwards holds prompt and answer (its last token possibly pending). */
+/* ids: the whole prompt. The session afterwards holds prompt and answer (its last token
+ * possibly pending). */
 FATHOM_API int fathom_generate(fathom_session *s, const uint32_t *ids, uint32_t n,
                                const fathom_generate_options *opt, fathom_result *out,
                                fathom_err *err);

@@ -1,5 +1,5 @@
-/* err.c - see err.h. The first error wins: a later err_set on the same struct is ignored, so that
- * clean-up code cannot hide the cause. */
+/* err.c - see err.h. The first error wins: a later err_set on the same struct is ignored, so
+ * that clean-up code cannot hide the cause. */
 #include "base/err.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* err.h - how errors are made. The codes and struct fathom_err are public (fathom/fathom.h).
  * Convention: a function returns 0 or a negative code and takes `fathom_err *err` last (may be
- * NULL). The deepest frame that knows the place calls err_set; callers only pass the code on, or
- * put a prefix before the message with err_prefix ("cannot load model.gguf: ..."). */
+ * NULL). The deepest frame that knows the place calls err_set; callers only pass the code on,
+ * or put a prefix before the message with err_prefix ("cannot load model.gguf: ..."). */
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 

@@ -1,5 +1,6 @@
 /* file.c - see file.h. Only regular files are mapped: a FIFO or device could block or change
- * size. SIGBUS after another process truncates a mapped file is the caller's documented risk. */
+ * size. SIGBUS after another process truncates a mapped file is the caller's documented risk.
+ */
 #include "base/file.h"
 
 #include <errno.h>

@@ -20,8 +20,9 @@ void file_map_close(struct file_map *m);
 /* Reads a whole file (path "-" = stdin) of at most max_bytes into b. */
 int file_read_all(struct buf *b, const char *path, size_t max_bytes, fathom_err *err);
 
-/* Writes into "PATH.part" next to PATH; commit makes it durable and renames it into place, abort
- * removes it. Exactly one of the two ends it; until commit the old PATH stays untouched. */
+/* Writes into "PATH.part" next to PATH; commit makes it durable and renames it into place,
+ * abort removes it. Exactly one of the two ends it; until commit the old PATH stays untouched.
+ */
 struct file_out {
     int fd;
     char *path, *part; /* owned */

@@ -1,6 +1,7 @@
 /* mem.h - allocation: checked sizes, an arena for trees that die together, and the guard that
  * proves that nothing allocates inside the token loop.
- * Thread rule: an arena belongs to one thread at a time; mem_alloc and friends are thread-safe. */
+ * Thread rule: an arena belongs to one thread at a time; mem_alloc and friends are thread-safe.
+ */
 #ifndef BASE_MEM_H
 #define BASE_MEM_H
 
@@ -8,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* malloc/realloc of n elements of `size` bytes; NULL on overflow or when memory is out. n or size
- * 0 gives a valid pointer. Release with mem_free. mem_calloc zeroes. */
+/* malloc/realloc of n elements of `size` bytes; NULL on overflow or when memory is out. n or
+ * size 0 gives a valid pointer. Release with mem_free. mem_calloc zeroes. */
 void *mem_alloc(size_t n, size_t size);
 void *mem_calloc(size_t n, size_t size);
 void *mem_realloc(void *p, size_t n, size_t size);
@@ -24,13 +25,13 @@ void *mem_alloc_aligned(size_t align, size_t bytes);
 void mem_guard_begin(void);
 unsigned mem_guard_end(void);
 
-/* Bump allocator: blocks are released together. Zero-initialise ({0}) or arena_init with a first
- * block size; under AddressSanitizer allocations are separated by red zones. */
+/* Bump allocator: blocks are released together. Zero-initialise ({0}) or arena_init with a
+ * first block size; under AddressSanitizer allocations are separated by red zones. */
 struct arena {
     struct arena_block *head; /* newest block; owned */
     size_t used_bytes;        /* sum over all allocations, for limits */
 };
-void *arena_alloc(struct arena *a, size_t bytes);   /* 16-aligned, zeroed; NULL when out */
+void *arena_alloc(struct arena *a, size_t bytes); /* 16-aligned, zeroed; NULL when out */
 char *arena_strndup(struct arena *a, const char *s, size_t n); /* adds a NUL */
 void arena_fini(struct arena *a);
 

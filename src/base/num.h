@@ -72,7 +72,8 @@ static inline float e8m0_to_f32(uint8_t b)
     return f32_from_bits(b ? (uint32_t)b << 23 : 0x00400000u);
 }
 
-/* E4M3 fn: sign, 4 exponent bits (bias 7), 3 mantissa bits; 0x7f and 0xff are NaN, no infinity. */
+/* E4M3 fn: sign, 4 exponent bits (bias 7), 3 mantissa bits; 0x7f and 0xff are NaN, no infinity.
+ */
 static inline float e4m3_to_f32(uint8_t c)
 {
     uint32_t e = c >> 3 & 15u, m = c & 7u, sign = (uint32_t)(c & 0x80u) << 24;
@@ -94,7 +95,7 @@ static inline uint8_t f32_to_e4m3(float f)
     if (a >= 0x43E00000u) { /* 448 */
         return (uint8_t)(sign | 0x7Eu);
     }
-    if (a < 0x3C800000u) { /* below 2^-6: steps of 2^-9 */
+    if (a < 0x3C800000u) {                    /* below 2^-6: steps of 2^-9 */
         float v = f32_from_bits(a) + 0x1p14f; /* ulp of 2^14 is 2^-9 */
         return (uint8_t)(sign | (f32_bits(v) - 0x46800000u));
     }
@@ -112,12 +113,19 @@ static inline float e2m1_to_f32(uint8_t c)
 static inline uint8_t f32_to_e2m1(float f)
 {
     float a = fabsf(f);
-    uint8_t c = a <= 0.25f ? 0 : a < 0.75f ? 1 : a <= 1.25f ? 2 : a < 1.75f ? 3
-                : a <= 2.5f ? 4 : a < 3.5f ? 5 : a <= 5.0f ? 6 : 7;
+    uint8_t c = a <= 0.25f   ? 0
+                : a < 0.75f  ? 1
+                : a <= 1.25f ? 2
+                : a < 1.75f  ? 3
+                : a <= 2.5f  ? 4
+                : a < 3.5f   ? 5
+                : a <= 5.0f  ? 6
+                             : 7;
     return f < 0.0f || (f == 0.0f && signbit(f)) ? (uint8_t)(c | 8) : c;
 }
 
-/* Smallest power of two >= t for normal t > 0, as the E8M0 byte (model.md 3, UE8M0 rounding). */
+/* Smallest power of two >= t for normal t > 0, as the E8M0 byte (model.md 3, UE8M0 rounding).
+ */
 static inline uint8_t ue8m0_ceil(float t)
 {
     uint32_t u = f32_bits(t);

@@ -16,15 +16,15 @@ struct layout_layer {
     uint64_t codes, scales, index_codes, index_scales;
     /* state slot offsets; rows of the rings as op_compress says */
     uint64_t ring_codes, ring_scales;
-    uint64_t comp, index_comp;        /* [comp_slots][2*k*n] floats */
-    uint64_t bound, index_bound;      /* [2][ratio][2*n] floats, k = 2 only */
+    uint64_t comp, index_comp;   /* [comp_slots][2*k*n] floats */
+    uint64_t bound, index_bound; /* [2][ratio][2*n] floats, k = 2 only */
 };
 
 struct layout {
-    bool sim;                     /* native rows; else F32 */
-    uint32_t page_tokens;         /* S, a multiple of A */
-    uint32_t align;               /* A */
-    uint32_t ring_slots;          /* R = A + W + V */
+    bool sim;             /* native rows; else F32 */
+    uint32_t page_tokens; /* S, a multiple of A */
+    uint32_t align;       /* A */
+    uint32_t ring_slots;  /* R = A + W + V */
     uint32_t n_layer, window;
     struct row_geom row, index_row;
     uint64_t page_bytes, slot_bytes;
@@ -41,8 +41,8 @@ uint64_t layout_row_bytes(const struct layout *l, uint64_t n_tokens);
 /* Pages that n tokens need, and bytes of a conversation of n tokens (pages + one slot). */
 uint64_t layout_pages(const struct layout *l, uint64_t n_tokens);
 uint64_t layout_sequence_bytes(const struct layout *l, uint64_t n_tokens);
-/* Bytes of a frontier at n (kv-store.md 2.2): window rows, previous group of the k = 2 compressors and
- * the incomplete groups. */
+/* Bytes of a frontier at n (kv-store.md 2.2): window rows, previous group of the k = 2
+ * compressors and the incomplete groups. */
 uint64_t layout_frontier_bytes(const struct layout *l, uint64_t n_tokens);
 
 #endif

@@ -1,7 +1,7 @@
-/* shape.h - the sizes and constants of one DeepSeek V4 model, from its metadata; nothing about a
- * particular model is compiled into the engine. The presets exist for `plan` and `explain` without
- * a file, and for draft files that lack keys (gguf.md 3). Source: model.md 1, gguf.md 2.2.
- * Plain data, immutable after shape_from_gguf. */
+/* shape.h - the sizes and constants of one DeepSeek V4 model, from its metadata; nothing about
+ * a particular model is compiled into the engine. The presets exist for `plan` and `explain`
+ * without a file, and for draft files that lack keys (gguf.md 3). Source: model.md 1,
+ * gguf.md 2.2. Plain data, immutable after shape_from_gguf. */
 #ifndef MODEL_SHAPE_H
 #define MODEL_SHAPE_H
 
@@ -20,14 +20,14 @@ struct shape {
     float route_scale;
     uint32_t hc, sinkhorn_iters;
     float eps, hc_eps;
-    float theta, theta_compress;      /* ratio-0 layers; the others (with YaRN if yarn_orig > 0) */
+    float theta, theta_compress; /* ratio-0 layers; the others (with YaRN if yarn_orig > 0) */
     float yarn_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t yarn_orig;
     uint32_t max_ctx;
-    uint32_t max_ratio;               /* A: largest ratio, 1 if all are 0 */
+    uint32_t max_ratio; /* A: largest ratio, 1 if all are 0 */
     uint16_t ratio[SHAPE_MAX_LAYERS];
     float swiglu_lim[SHAPE_MAX_LAYERS];
-    bool release_0731;                /* chat release of the file (product.md decision 2) */
+    bool release_0731; /* chat release of the file (product.md decision 2) */
 };
 
 /* k of model.md 7: 2 (overlap) for ratio 4, else 1. */
@@ -41,8 +41,9 @@ static inline bool shape_is_hash(const struct shape *s, uint32_t il)
     return il < s->n_hash;
 }
 
-/* Reads and checks all keys; FATHOM_EFORMAT names the key. V4.1 and other architectures are refused by
- * name. sim: also demand what the FP8/FP4 row forms need (model.md 1, constraints). */
+/* Reads and checks all keys; FATHOM_EFORMAT names the key. V4.1 and other architectures are
+ * refused by name. sim: also demand what the FP8/FP4 row forms need (model.md 1, constraints).
+ */
 int shape_from_gguf(struct shape *s, const struct gguf *g, fathom_err *err);
 int shape_check(const struct shape *s, bool sim, const char *label, fathom_err *err);
 /* "flash" or "pro"; NULL for other names. */

@@ -1,7 +1,7 @@
 /* step.h - the step block: everything that changes from one step to the next, and the position
- * arithmetic that every backend derives from it. One recorded program serves decode, verification,
- * batches and prefill; only this block differs. Compiled as C, CUDA and Metal: plain scalars and
- * inline functions, no library calls.
+ * arithmetic that every backend derives from it. One recorded program serves decode,
+ * verification, batches and prefill; only this block differs. Compiled as C, CUDA and Metal:
+ * plain scalars and inline functions, no library calls.
  *
  * Ownership: the caller fills a step on its stack; submit copies what it needs. */
 #ifndef OP_STEP_H
@@ -17,15 +17,15 @@
 
 /* One sequence's share of a step. */
 struct step_seq {
-    uint32_t state;  /* state slot */
-    uint32_t n0;     /* tokens already in the sequence = position of its first token here */
-    uint32_t n_tok;  /* tokens here, >= 1 */
-    uint32_t tok0;   /* first token row; rows of a sequence are adjacent, sequences in order */
-    uint32_t start;  /* positions below do not exist for window and compressor inputs: 0, or where an
-                        exact re-run begins (kv-store.md 2.4) */
-    uint32_t keep;   /* rows of groups that end at or below this position exist already: they are
-                        read, not written */
-    uint32_t page0;  /* first entry in pages[] */
+    uint32_t state; /* state slot */
+    uint32_t n0;    /* tokens already in the sequence = position of its first token here */
+    uint32_t n_tok; /* tokens here, >= 1 */
+    uint32_t tok0;  /* first token row; rows of a sequence are adjacent, sequences in order */
+    uint32_t start; /* positions below do not exist for window and compressor inputs: 0, or
+                       where an exact re-run begins (kv-store.md 2.4) */
+    uint32_t keep;  /* rows of groups that end at or below this position exist already: they are
+                       read, not written */
+    uint32_t page0; /* first entry in pages[] */
     uint32_t n_page; /* entries, enough for n0 + n_tok tokens */
     uint32_t out0;   /* first entry in out[] */
     uint32_t n_out;  /* logits rows wanted, token rows ascending */
@@ -72,7 +72,8 @@ static inline uint32_t step_ring(uint32_t p, uint32_t n)
 {
     return p % n;
 }
-/* First position of this step that must reach a ring of n slots (older ones are overwritten). */
+/* First position of this step that must reach a ring of n slots (older ones are overwritten).
+ */
 static inline uint32_t step_ring_first(const struct step_seq *s, uint32_t n)
 {
     return s->n_tok > n ? s->n0 + s->n_tok - n : s->n0;
