@@ -171,6 +171,7 @@ struct op_linear {
         struct opmat w;
         struct opnd y; /* [rows][w.rows]; may be a column range of a wider tensor */
     } part[OP_LINEAR_PARTS];
+    struct opnd y_act; /* A8 of part 0 [rows][part[0].w.rows], or absent */
     uint32_t n_part, groups;
     bool rows_out;
 };
