@@ -1,8 +1,8 @@
 /* text.h - the tokenizer: byte-level BPE of DeepSeek V4 (docs/tokenizer.md).
- * vocab.c loads it (GGUF keys, tokenizer.json, tokenizer.json.xz), pretok.c splits, bpe.c merges,
- * detok.c streams bytes back. A struct tokenizer is immutable after load except for its piece
- * cache, which has its own lock: all functions are thread-safe; a struct detok belongs to one
- * thread. */
+ * vocab.c loads it (GGUF keys, tokenizer.json, tokenizer.json.xz), pretok.c splits, bpe.c
+ * merges, detok.c streams bytes back. A struct tokenizer is immutable after load except for its
+ * piece cache, which has its own lock: all functions are thread-safe; a struct detok belongs to
+ * one thread. */
 #ifndef TEXT_TEXT_H
 #define TEXT_TEXT_H
 
@@ -15,9 +15,23 @@ struct tokenizer; /* opaque */
 /* The control tokens of the chat format, looked up by text at load. Absent ones are -1; the
  * first group (up to CT_DSML) must be present, or loading fails. */
 enum control_token {
-    CT_BOS, CT_EOS, CT_USER, CT_ASSISTANT, CT_THINK_OPEN, CT_THINK_CLOSE, CT_DSML, /* required */
-    CT_PAD, CT_LATEST_REMINDER, CT_ACTION, CT_QUERY, CT_AUTHORITY, CT_DOMAIN, CT_TASK, CT_TITLE,
-    CT_EXTRACTED_URL, CT_READ_URL,
+    CT_BOS,
+    CT_EOS,
+    CT_USER,
+    CT_ASSISTANT,
+    CT_THINK_OPEN,
+    CT_THINK_CLOSE,
+    CT_DSML, /* up to here: required */
+    CT_PAD,
+    CT_LATEST_REMINDER,
+    CT_ACTION,
+    CT_QUERY,
+    CT_AUTHORITY,
+    CT_DOMAIN,
+    CT_TASK,
+    CT_TITLE,
+    CT_EXTRACTED_URL,
+    CT_READ_URL,
     CT_COUNT
 };
 const char *control_token_text(enum control_token t); /* "<｜User｜>" ...; static */
@@ -54,10 +68,10 @@ void ids_add(struct ids *v, uint32_t id);
 void ids_add_all(struct ids *v, const uint32_t *p, size_t n);
 void ids_free(struct ids *v);
 
-/* Appends the ids of a text to `out`. Untrusted: no control id can result (message content, tool
- * results, anything from outside). Trusted: added tokens are recognised, leftmost longest. Text
- * must be valid UTF-8; invalid bytes are first replaced by U+FFFD per maximal subpart.
- * O(n log n) at worst. Only fails for memory (out->failed). */
+/* Appends the ids of a text to `out`. Untrusted: no control id can result (message content,
+ * tool results, anything from outside). Trusted: added tokens are recognised, leftmost longest.
+ * Invalid bytes are first replaced by U+FFFD per maximal subpart. O(n log n) at worst. Only
+ * fails for memory, or a single piece of 4 GiB (out->failed). */
 void tokenizer_encode(const struct tokenizer *t, const char *s, size_t n, bool trusted,
                       struct ids *out);
 
@@ -65,8 +79,8 @@ void tokenizer_encode(const struct tokenizer *t, const char *s, size_t n, bool t
 void pretok_split(const char *s, size_t n, void (*fn)(void *user, const char *p, size_t n),
                   void *user);
 
-/* Streaming detokeniser: bytes of ids to valid UTF-8. An incomplete but possible sequence is held
- * back (at most 3 bytes); each maximal invalid subpart gives one U+FFFD. */
+/* Streaming detokeniser: bytes of ids to valid UTF-8. An incomplete but possible sequence is
+ * held back (at most 3 bytes); each maximal invalid subpart gives one U+FFFD. */
 struct detok {
     unsigned char pend[4];
     uint8_t n;
