@@ -41,11 +41,17 @@ static const struct op_field hc_norm_fields[] = {
 static const struct op_field hc_head_fields[] = {
     O(hc_head, x, R), O(hc_head, mixp, R), V(hc_head, scale),    V(hc_head, base),
     V(hc_head, norm), O(hc_head, hn, W),   O(hc_head, hn_act, W)};
-static const struct op_field linear_fields[] = {O(linear, x, R), O(linear, x_act, R),
-                                                PART(0),         PART(1),
-                                                PART(2),         PART(3),
-                                                PART(4),         PART(5),
-                                                PART(6),         PART(7)};
+static const struct op_field linear_fields[] = {O(linear, x, R),
+                                                O(linear, x_act, R),
+                                                PART(0),
+                                                PART(1),
+                                                PART(2),
+                                                PART(3),
+                                                PART(4),
+                                                PART(5),
+                                                PART(6),
+                                                PART(7),
+                                                O(linear, y_act, W)};
 static const struct op_field rms_norm_fields[] = {O(rms_norm, x, R), O(rms_norm, y, W),
                                                   O(rms_norm, y_act, W), V(rms_norm, w)};
 static const struct op_field kv_row_fields[] = {O(kv_row, x, R), V(kv_row, w),

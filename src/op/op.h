@@ -163,7 +163,8 @@ struct op_hc_head {
  * Up to 8 products that share one input: part y[t][i] = DOT(w[i][:], x[t][seg]). groups > 1
  * (one part only): row i reads columns [g*K, (g+1)*K) of x with g = i / (rows/groups) and K =
  * w.cols (wo_a of model.md 6). Each part reads the form its weight asks for. rows_out: the rows
- * are out rows (input already compact, n_out rows). Tolerance: F32 form 2e-6, A8 form 2e-6 of
+ * are out rows (input already compact, n_out rows). y_act (only with n_part 1, w.rows a multiple
+ * of 32) takes the A8 form of part 0's result as well. Tolerance: F32 form 2e-6, A8 form 2e-6 of
  * the sum of absolute terms. */
 struct op_linear {
     struct opnd x, x_act; /* [rows][cols] */
