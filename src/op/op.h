@@ -113,7 +113,7 @@ enum { OP_LINEAR_PARTS = 8, PICK_TOP = 64 };
  * picked[state]. Exact. */
 struct op_embed {
     struct opmat table; /* [V][D] */
-    struct opnd picked; /* IO I32 [n_slots] */
+    struct opnd picked; /* IO I32 [n_slots][1]: row = state slot */
     struct opnd x;      /* [T][hc*D] */
     uint32_t hc, d;
 };
@@ -208,7 +208,8 @@ struct op_kv_row {
  * first-half channels, then the current group's second half; absent positions skipped): max,
  * then e = exp(s - max), den and num summed ascending (num = fma(e, a, num)), row[c] = num /
  * den. Then rmsnorm * norm, RoPE at the group's first position, row form rounding (main:
- * FP8/bf16; index: Hadamard, FP4); stored in its page. Afterwards the ring takes the last
+ * FP8/bf16; index: Hadamard, FP4; ROW_F32: neither, and HEAD_FINISH.index is false too, since
+ * the transform of both sides cancels); stored in its page. Afterwards the ring takes the last
  * min(n_tok, slots) positions, and for the last two multiples m of `align` in (n0, n0 + n_tok]
  * the boundary copy slot (m / align) % 2 takes the first-half channels [a | g+ape] of positions
  * m-ratio .. m-1 (k = 2 only; absent = untouched). Tolerance of the unrounded row 1e-5 relative
@@ -354,12 +355,13 @@ struct pick {
 
 /* ---- PICK ----
  * Per out row: the pick record over tokens whose mask bit is set (bit id%32 of word id/32; all
- * if step.use_mask is 0); picked[state] = id of the sequence's last out row. */
+ * if step.use_mask is 0), n_nan included; no candidate: id 0, n_top 0, lse -inf. picked[state] =
+ * id of the sequence's last out row (unchanged without one). */
 struct op_pick {
     struct opnd logits; /* IO F32 [n_out][V] */
     struct opnd mask;   /* IO BYTES [n_out][ceil(V/32)*4] */
     struct opnd picks;  /* IO BYTES [n_out] of struct pick */
-    struct opnd picked; /* IO I32 [n_slots] */
+    struct opnd picked; /* IO I32 [n_slots][1] */
     uint32_t vocab;
 };
 
