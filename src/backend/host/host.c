@@ -240,7 +240,7 @@ static int load_tokens(struct host_step *hs, const struct host_bind *h, const st
             if (!opnd_present(picked)) {
                 return err_set(err, FATHOM_EINVAL, "step: this program picks no tokens");
             }
-            id = ((const uint32_t *)host_row(h, picked, 0))[step_seq_of(s, t)->state];
+            id = *host_picked(h, picked, step_seq_of(s, t)->state);
         }
         if (hs->vocab && id >= hs->vocab) {
             return err_set(err, FATHOM_EINVAL, "step: token id %u, vocabulary of %u", id,

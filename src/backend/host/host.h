@@ -123,6 +123,13 @@ static inline const float *host_input_row(const struct host_bind *h, const struc
                           : host_state_row(h, ring, q->state, step_ring(p, slots));
 }
 
+/* The token PICK chose for a state slot (IO operand, one value per row). */
+static inline uint32_t *host_picked(const struct host_bind *h, const struct opnd *picked,
+                                    uint32_t state)
+{
+    return host_row(h, picked, state);
+}
+
 /* ---- weights ---- */
 static inline const struct op_weight *host_weight(const struct host_bind *h,
                                                   const struct opmat *m)
