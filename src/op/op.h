@@ -113,7 +113,7 @@ enum { OP_LINEAR_PARTS = 8, PICK_TOP = 64 };
  * picked[state]. Exact. */
 struct op_embed {
     struct opmat table; /* [V][D] */
-    struct opnd picked; /* IO I32 [n_slots][1]: row = state slot */
+    struct opnd picked; /* IO I32, one row of n_slots values */
     struct opnd x;      /* [T][hc*D] */
     uint32_t hc, d;
 };
@@ -361,7 +361,7 @@ struct op_pick {
     struct opnd logits; /* IO F32 [n_out][V] */
     struct opnd mask;   /* IO BYTES [n_out][ceil(V/32)*4] */
     struct opnd picks;  /* IO BYTES [n_out] of struct pick */
-    struct opnd picked; /* IO I32 [n_slots][1] */
+    struct opnd picked; /* IO I32, as EMBED */
     uint32_t vocab;
 };
 

@@ -123,11 +123,11 @@ static inline const float *host_input_row(const struct host_bind *h, const struc
                           : host_state_row(h, ring, q->state, step_ring(p, slots));
 }
 
-/* The token PICK chose for a state slot (IO operand, one value per row). */
+/* The token PICK chose for a state slot (IO operand, one row of n_slots values). */
 static inline uint32_t *host_picked(const struct host_bind *h, const struct opnd *picked,
                                     uint32_t state)
 {
-    return host_row(h, picked, state);
+    return (uint32_t *)host_row(h, picked, 0) + state;
 }
 
 /* ---- weights ---- */
