@@ -1,0 +1,43 @@
+/* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe.
+ * The plan (tensors, types, sizes) is made from headers before anything is written; data is
+ * streamed in slices, so memory stays at some 20 MiB besides the tokenizer; the file is written as
+ * OUT.part, checked by reading it back, and renamed: OUT is complete or untouched. */
+#ifndef FACTORY_CONVERT_H
+#define FACTORY_CONVERT_H
+
+#include <stdatomic.h>
+
+#include "base/err.h"
+
+/* Gives matrices whose GGUF name matches pattern ('*' = any characters) this type ("F16",
+ * "Q8_0"); the first matching rule wins over the recipe. A rule that matches no matrix, or names a
+ * type that does not fit one, is an error. Vectors and hash tables have fixed types. */
+struct convert_rule {
+    const char *pattern, *type;
+};
+
+struct convert_options {
+    const char *dir;    /* config.json, model.safetensors or index + shards, tokenizer.json */
+    const char *out;    /* target file */
+    const char *recipe; /* recipe.h */
+    const struct convert_rule *rules;
+    size_t n_rules;
+    int threads;                /* reserved; the result does not depend on it */
+    bool dry_run;               /* plan and report every tensor, write nothing */
+    uint64_t space_limit_bytes; /* refuse a larger file; 0: the free space of the disk */
+    /* All optional. report gets one line without newline: everything a user should know (types that
+     * differ from the recipe's first choice, what is left out, totals). progress counts bytes of
+     * the output. Both are called on the caller's thread. */
+    void (*report)(void *user, const char *line);
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
+    void *user;
+    const atomic_bool *cancel; /* set from anywhere: FATHOM_ECANCEL within a slice */
+};
+
+/* Errors: FATHOM_ENOENT / FATHOM_EFORMAT (source not there / not usable; the message names file
+ * and tensor), FATHOM_EUNSUPPORTED (another architecture, a recipe of later builds), FATHOM_EINVAL
+ * (recipe or rule), FATHOM_EIO (also: not enough space), FATHOM_ENOMEM, FATHOM_ECANCEL. Thread
+ * rule: any thread; calls with different OUT may run at the same time. */
+int convert_run(const struct convert_options *opt, fathom_err *err);
+
+#endif

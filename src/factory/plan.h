@@ -1,0 +1,36 @@
+/* plan.h - what a conversion will write: every output tensor with its type and its sources, decided
+ * from headers, scales and (for F16 targets) a range scan, before the first byte is written. */
+#ifndef FACTORY_PLAN_H
+#define FACTORY_PLAN_H
+
+#include "base/mem.h"
+#include "factory/convert.h"
+#include "factory/recipe.h"
+#include "factory/source.h"
+
+struct plan_tensor {
+    struct tensor_def def;
+    uint32_t type;       /* enum qtype */
+    struct source *mats; /* [def.n_mats], in the plan's arena */
+    char note[192];      /* why an earlier type of the recipe was passed over, or "" */
+};
+
+struct plan {
+    struct model_config config;
+    const struct recipe *recipe;
+    struct st_set *set;    /* owned */
+    struct plan_tensor *t; /* owned through the arena, in file order */
+    size_t n;
+    size_t n_mtp;          /* tensors of drafting blocks, left out */
+    size_t n_unused;       /* tensors that no table row asks for */
+    const char *unused;    /* the first of them; borrowed from set */
+    struct arena arena;
+};
+
+/* Reads config.json and the headers, binds and checks every tensor, chooses types. */
+int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err);
+void plan_free(struct plan *p); /* also safe after a failed plan_make */
+/* Dimensions in GGUF order. */
+void plan_dims(const struct plan_tensor *t, uint64_t ne[3]);
+
+#endif
