@@ -62,15 +62,15 @@ static int read_split_key(const struct gguf_part *part, const char *key, bool *h
     return 0;
 }
 
-static int check_split_part(const struct gguf *g, size_t i, fathom_err *err)
+/* A part's number and the size of the set, against its file name. */
+static int check_split_number(const struct gguf *g, size_t i, fathom_err *err)
 {
     const struct gguf_part *part = &g->parts[i];
-    uint64_t no = 0, count = 0, total = 0;
-    bool have_no, have_count, have_total;
+    uint64_t no = 0, count = 0;
+    bool have_no, have_count;
     int rc;
     if ((rc = read_split_key(part, "split.no", &have_no, &no, err)) != 0 ||
-        (rc = read_split_key(part, "split.count", &have_count, &count, err)) != 0 ||
-        (rc = read_split_key(part, "split.tensors.count", &have_total, &total, err)) != 0) {
+        (rc = read_split_key(part, "split.count", &have_count, &count, err)) != 0) {
         return rc;
     }
     if (g->n_parts == 1 && count > 1) {
@@ -100,6 +100,19 @@ static int check_split_part(const struct gguf *g, size_t i, fathom_err *err)
                        "parts their published names",
                        part->path, no + 1, i + 1);
     }
+    return 0;
+}
+
+/* The sum that a part states is what all parts hold. */
+static int check_split_total(const struct gguf *g, size_t i, fathom_err *err)
+{
+    const struct gguf_part *part = &g->parts[i];
+    uint64_t total = 0;
+    bool have_total;
+    int rc = read_split_key(part, "split.tensors.count", &have_total, &total, err);
+    if (rc != 0) {
+        return rc;
+    }
     if (have_total && total != g->n_tensors) {
         return err_set(err, FATHOM_EFORMAT,
                        "%s: key \"split.tensors.count\": %" PRIu64
@@ -108,6 +121,19 @@ static int check_split_part(const struct gguf *g, size_t i, fathom_err *err)
                        part->path, total, g->n_tensors, g->n_parts);
     }
     return 0;
+}
+
+/* All numbers first: they explain a wrong total. */
+static int check_split(const struct gguf *g, fathom_err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < g->n_parts; i++) {
+        rc = check_split_number(g, i, err);
+    }
+    for (size_t i = 0; rc == 0 && i < g->n_parts; i++) {
+        rc = check_split_total(g, i, err);
+    }
+    return rc;
 }
 
 /* Sizes on disk are still those that were mapped. */
@@ -224,8 +250,8 @@ int gguf_open(struct gguf **out, const char *path, fathom_err *err)
     for (uint32_t i = 0; rc == 0 && i < n_parts; i++) {
         rc = open_part(g, i, path, set, err);
     }
-    for (size_t i = 0; rc == 0 && i < n_parts; i++) {
-        rc = check_split_part(g, i, err);
+    if (rc == 0) {
+        rc = check_split(g, err);
     }
     if (rc == 0) {
         rc = check_unchanged(g, err);
@@ -251,7 +277,7 @@ int gguf_open_mem(struct gguf **out, const void *mem, size_t n, const char *labe
     int rc =
         g->parts[0].path ? gguf_parse_part(g, 0, err) : err_nomem(err, label, strlen(label));
     if (rc == 0) {
-        rc = check_split_part(g, 0, err);
+        rc = check_split(g, err);
     }
     if (rc != 0) {
         gguf_close(g);
