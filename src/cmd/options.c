@@ -69,7 +69,7 @@ static bool read_u64(const char *s, uint64_t max, uint64_t *out)
     }
     char *end;
     errno = 0;
-    unsigned long long v = strtoull(s, &end, 0);
+    unsigned long long v = strtoull(s, &end, s[0] == '0' && (s[1] | 32) == 'x' ? 16 : 10);
     uint64_t unit = 1;
     if (*end == 'k' || *end == 'K') {
         unit = 1024;
@@ -147,12 +147,14 @@ static int store(struct cli *o, const struct option_def *d, const char *value)
         }
         *(const char **)at = value;
         return 0;
-    case OPTION_LIST:
-        if (o->n_stop == CLI_MAX_STOP) {
-            return cmd_usage(o, "--%s may be given at most %d times", d->name, CLI_MAX_STOP);
+    case OPTION_LIST: {
+        struct cli_list *list = at;
+        if (list->n == CLI_MAX_LIST) {
+            return cmd_usage(o, "--%s may be given at most %d times", d->name, CLI_MAX_LIST);
         }
-        o->stop[o->n_stop++] = value;
+        list->v[list->n++] = value;
         return 0;
+    }
     default: return store_number(o, d, value);
     }
 }

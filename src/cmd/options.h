@@ -8,9 +8,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CLI_MAX_STOP = 8, CLI_MAX_ARGS = 4 };
+enum { CLI_MAX_LIST = 8, CLI_MAX_ARGS = 4 };
 
 struct command;
+
+/* An option that may be given several times. */
+struct cli_list {
+    const char *v[CLI_MAX_LIST];
+    uint32_t n;
+};
 
 /* What the command line said. 0 / NULL where an option was not given, unless main.c's defaults
  * (cli_init) say otherwise. */
@@ -22,8 +28,7 @@ struct cli {
     uint32_t threads, chunk, cpu_mask;
     uint32_t ctx;
     const char *prompt, *file, *system, *tools, *think, *release;
-    const char *stop[CLI_MAX_STOP];
-    uint32_t n_stop;
+    struct cli_list stop, rules;
     uint32_t n_predict, top_k;
     double temp, top_p, min_p;
     uint64_t seed;
@@ -31,13 +36,13 @@ struct cli {
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
     int32_t layer;
-    bool raw, json, jsonl, all, check, plain, decode, operands, help;
+    bool raw, json, jsonl, all, check, plain, decode, operands, dry_run, help;
 };
 
 enum option_type {
     OPTION_FLAG,   /* bool */
     OPTION_STR,    /* const char * */
-    OPTION_LIST,   /* const char *[CLI_MAX_STOP], count behind it */
+    OPTION_LIST,   /* struct cli_list */
     OPTION_CHOICE, /* const char *, one of `choices` */
     OPTION_U32,    /* 0x.., k and m suffixes (1024) are understood */
     OPTION_I32,

@@ -1,0 +1,80 @@
+/* convert.c - `fathom convert`: the command around factory/convert.h. Ctrl-C ends it cleanly:
+ * the target is complete or untouched. */
+#include "cmd/cmd.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "cmd/progress.h"
+#include "factory/convert.h"
+
+struct state {
+    struct progress progress;
+    atomic_bool cancel;
+};
+
+static void on_report(void *user, const char *line)
+{
+    struct state *s = user;
+    progress_end(&s->progress);
+    fprintf(stderr, "%s\n", line);
+}
+
+static void on_progress(void *user, uint64_t done, uint64_t total)
+{
+    struct state *s = user;
+    if (!progress_report(&s->progress, "convert", done, total)) {
+        atomic_store(&s->cancel, true);
+    }
+}
+
+/* "PATTERN=TYPE"; the pattern is copied to text, which lives as long as the rules. */
+static bool split_rule(const char *arg, char text[128], struct convert_rule *rule)
+{
+    const char *eq = strrchr(arg, '=');
+    if (!eq || eq == arg || !eq[1] || eq - arg >= 128) {
+        return false;
+    }
+    memcpy(text, arg, (size_t)(eq - arg));
+    text[eq - arg] = 0;
+    *rule = (struct convert_rule){.pattern = text, .type = eq + 1};
+    return true;
+}
+
+int cmd_convert(struct cli *o)
+{
+    char text[CLI_MAX_LIST][128];
+    struct convert_rule rules[CLI_MAX_LIST];
+    for (uint32_t i = 0; i < o->rules.n; i++) {
+        if (!split_rule(o->rules.v[i], text[i], &rules[i])) {
+            return cmd_usage(o, "--rule wants NAME=TYPE, not \"%s\"", o->rules.v[i]);
+        }
+    }
+    if (!o->output && !o->dry_run) {
+        return cmd_usage(o, "-o FILE is needed");
+    }
+    struct state s = {.cancel = false};
+    struct convert_options opt = {
+        .dir = o->args[0],
+        .out = o->output ? o->output : "model.gguf",
+        .recipe = o->recipe ? o->recipe : "mxfp4",
+        .rules = rules,
+        .n_rules = o->rules.n,
+        .threads = (int)o->threads,
+        .dry_run = o->dry_run,
+        .report = on_report,
+        .progress = on_progress,
+        .user = &s,
+        .cancel = &s.cancel,
+    };
+    fathom_err err = {0};
+    interrupt_on();
+    int rc = convert_run(&opt, &err);
+    progress_end(&s.progress);
+    interrupt_off();
+    if (rc) {
+        return cmd_fail("cannot convert", &err);
+    }
+    return EXIT_DONE;
+}
