@@ -1,234 +1,25 @@
-/* weights.c - binds tensors to roles (see weights.h). One table lists every tensor of the
- * model: GGUF name, draft aliases, where its handle goes, dimensions as symbols of the shape,
- * when a layer has it, and its recipe role. Loading, shape-only programs and all error texts
- * come from it. What a type may be is decided by kind: matrices any float or decodable block
- * format, vectors any float format (converted to F32 once), the hash table I32 with every entry
- * checked. */
+/* weights.c - binds tensors to roles (see weights.h). The table of roles (roles.c) says what
+ * there is; this file looks tensors up, checks dimensions and types by kind, checks values that
+ * index memory, and makes the F32 copies of vectors. Files and shape-only programs take one
+ * walk. */
 #include "model/weights.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "gguf/gguf.h"
+#include "model/roles.h"
 #include "quant/formats.h"
-#include "quant/recipe.h"
 
-enum dim {
-    X0,
-    D_1,
-    D_D,
-    D_V,
-    D_HCD,
-    D_MIX,
-    D_MIX3,
-    D_HC,
-    D_QL,
-    D_QOUT,
-    D_HD,
-    D_HEADS,
-    D_OIN,
-    D_OLOW,
-    D_KHD,
-    D_RATIO,
-    D_IQOUT,
-    D_IH,
-    D_KIHD,
-    D_IHD,
-    D_E,
-    D_F,
-    D_K
-};
-enum when { ALWAYS, COMPRESSED, INDEXED, HASHED, ROUTED };
-enum kind { MAT, VEC, TABLE };
-
-struct role {
-    const char *name;  /* within the layer, or global */
-    const char *alias; /* draft name, or NULL */
-    size_t handle;     /* offset in struct weights_layer, or struct weights */
-    uint8_t kind, when, role;
-    uint8_t dim[3]; /* GGUF order: cols, rows, matrices; X0 = absent */
-};
-#define G(f) offsetof(struct weights, f)
-#define L(f) offsetof(struct weights_layer, f)
-
-static const struct role GLOBAL[] = {
-    {"token_embd.weight", NULL, G(embed), MAT, ALWAYS, ROLE_EMBED, {D_D, D_V}},
-    {"output.weight", NULL, G(head), MAT, ALWAYS, ROLE_HEAD, {D_D, D_V}},
-    {"output_norm.weight", NULL, G(norm), VEC, ALWAYS, ROLE_VECTOR, {D_D}},
-    {"output_hc_fn.weight",
-     "hc_head_fn",
-     G(hc_head_fn),
-     MAT,
-     ALWAYS,
-     ROLE_SMALL,
-     {D_HCD, D_HC}},
-    {"output_hc_base.weight",
-     "hc_head_base",
-     G(hc_head_base),
-     VEC,
-     ALWAYS,
-     ROLE_VECTOR,
-     {D_HC}},
-    {"output_hc_scale.weight",
-     "hc_head_scale",
-     G(hc_head_scale),
-     VEC,
-     ALWAYS,
-     ROLE_VECTOR,
-     {D_1}},
-};
-
-static const struct role LAYER[] = {
-    {"attn_norm.weight", NULL, L(attn_norm), VEC, ALWAYS, ROLE_VECTOR, {D_D}},
-    {"ffn_norm.weight", NULL, L(ffn_norm), VEC, ALWAYS, ROLE_VECTOR, {D_D}},
-    {"hc_attn_fn.weight", NULL, L(hc_attn_fn), MAT, ALWAYS, ROLE_SMALL, {D_HCD, D_MIX}},
-    {"hc_attn_base.weight", NULL, L(hc_attn_base), VEC, ALWAYS, ROLE_VECTOR, {D_MIX}},
-    {"hc_attn_scale.weight", NULL, L(hc_attn_scale), VEC, ALWAYS, ROLE_VECTOR, {D_MIX3}},
-    {"hc_ffn_fn.weight", NULL, L(hc_ffn_fn), MAT, ALWAYS, ROLE_SMALL, {D_HCD, D_MIX}},
-    {"hc_ffn_base.weight", NULL, L(hc_ffn_base), VEC, ALWAYS, ROLE_VECTOR, {D_MIX}},
-    {"hc_ffn_scale.weight", NULL, L(hc_ffn_scale), VEC, ALWAYS, ROLE_VECTOR, {D_MIX3}},
-    {"attn_q_a.weight", NULL, L(wq_a), MAT, ALWAYS, ROLE_DENSE, {D_D, D_QL}},
-    {"attn_q_a_norm.weight", NULL, L(q_norm), VEC, ALWAYS, ROLE_VECTOR, {D_QL}},
-    {"attn_q_b.weight", NULL, L(wq_b), MAT, ALWAYS, ROLE_DENSE, {D_QL, D_QOUT}},
-    {"attn_kv.weight",
-     "attn_kv_latent.weight|attn_kv_a_mqa.weight",
-     L(wkv),
-     MAT,
-     ALWAYS,
-     ROLE_DENSE,
-     {D_D, D_HD}},
-    {"attn_kv_a_norm.weight", NULL, L(kv_norm), VEC, ALWAYS, ROLE_VECTOR, {D_HD}},
-    {"attn_sinks.weight", NULL, L(sinks), VEC, ALWAYS, ROLE_VECTOR, {D_HEADS}},
-    {"attn_output_a.weight", NULL, L(wo_a), MAT, ALWAYS, ROLE_DENSE, {D_OIN, D_OLOW}},
-    {"attn_output_b.weight", NULL, L(wo_b), MAT, ALWAYS, ROLE_DENSE, {D_OLOW, D_D}},
-    {"attn_compressor_kv.weight",
-     "attn_compress_kv.weight",
-     L(comp_kv),
-     MAT,
-     COMPRESSED,
-     ROLE_SMALL,
-     {D_D, D_KHD}},
-    {"attn_compressor_gate.weight",
-     "attn_compress_gate.weight",
-     L(comp_gate),
-     MAT,
-     COMPRESSED,
-     ROLE_SMALL,
-     {D_D, D_KHD}},
-    {"attn_compressor_ape.weight",
-     "attn_compress_ape.weight",
-     L(comp_ape),
-     VEC,
-     COMPRESSED,
-     ROLE_VECTOR,
-     {D_KHD, D_RATIO}},
-    {"attn_compressor_norm.weight",
-     "attn_compress_norm.weight",
-     L(comp_norm),
-     VEC,
-     COMPRESSED,
-     ROLE_VECTOR,
-     {D_HD}},
-    {"indexer.attn_q_b.weight", NULL, L(index_q), MAT, INDEXED, ROLE_SMALL, {D_QL, D_IQOUT}},
-    {"indexer.proj.weight", NULL, L(index_proj), MAT, INDEXED, ROLE_SMALL, {D_D, D_IH}},
-    {"indexer_compressor_kv.weight",
-     "indexer.compress_kv.weight",
-     L(index_comp_kv),
-     MAT,
-     INDEXED,
-     ROLE_SMALL,
-     {D_D, D_KIHD}},
-    {"indexer_compressor_gate.weight",
-     "indexer.compress_gate.weight",
-     L(index_comp_gate),
-     MAT,
-     INDEXED,
-     ROLE_SMALL,
-     {D_D, D_KIHD}},
-    {"indexer_compressor_ape.weight",
-     "indexer.compress_ape.weight",
-     L(index_comp_ape),
-     VEC,
-     INDEXED,
-     ROLE_VECTOR,
-     {D_KIHD, D_RATIO}},
-    {"indexer_compressor_norm.weight",
-     "indexer.compress_norm.weight",
-     L(index_comp_norm),
-     VEC,
-     INDEXED,
-     ROLE_VECTOR,
-     {D_IHD}},
-    {"ffn_gate_inp.weight", NULL, L(router), MAT, ALWAYS, ROLE_SMALL, {D_D, D_E}},
-    {"exp_probs_b.bias", NULL, L(router_bias), VEC, ROUTED, ROLE_VECTOR, {D_E}},
-    {"ffn_gate_tid2eid.weight", NULL, L(tid2eid), TABLE, HASHED, ROLE_TABLE, {D_K, D_V}},
-    {"ffn_gate_exps.weight", NULL, L(gate_exps), MAT, ALWAYS, ROLE_EXPERT_UP, {D_D, D_F, D_E}},
-    {"ffn_up_exps.weight", NULL, L(up_exps), MAT, ALWAYS, ROLE_EXPERT_UP, {D_D, D_F, D_E}},
-    {"ffn_down_exps.weight",
-     NULL,
-     L(down_exps),
-     MAT,
-     ALWAYS,
-     ROLE_EXPERT_DOWN,
-     {D_F, D_D, D_E}},
-    {"ffn_gate_shexp.weight", NULL, L(gate_shexp), MAT, ALWAYS, ROLE_DENSE, {D_D, D_F}},
-    {"ffn_up_shexp.weight", NULL, L(up_shexp), MAT, ALWAYS, ROLE_DENSE, {D_D, D_F}},
-    {"ffn_down_shexp.weight", NULL, L(down_shexp), MAT, ALWAYS, ROLE_DENSE, {D_F, D_D}},
-};
-
-static uint32_t dim_value(const struct shape *s, uint32_t il, uint8_t dim)
-{
-    uint32_t r = s->ratio[il], k = shape_overlap(r);
-    switch ((enum dim)dim) {
-    case X0:
-    case D_1: return 1;
-    case D_D: return s->d;
-    case D_V: return s->n_vocab;
-    case D_HCD: return s->hc * s->d;
-    case D_MIX: return (2 + s->hc) * s->hc;
-    case D_MIX3: return 3;
-    case D_HC: return s->hc;
-    case D_QL: return s->q_lora;
-    case D_QOUT: return s->n_head * s->head_dim;
-    case D_HD: return s->head_dim;
-    case D_HEADS: return s->n_head;
-    case D_OIN: return s->n_head * s->head_dim / s->o_groups;
-    case D_OLOW: return s->o_groups * s->o_lora;
-    case D_KHD: return k * s->head_dim;
-    case D_RATIO: return r;
-    case D_IQOUT: return s->index_heads * s->index_dim;
-    case D_IH: return s->index_heads;
-    case D_KIHD: return k * s->index_dim;
-    case D_IHD: return s->index_dim;
-    case D_E: return s->n_expert;
-    case D_F: return s->n_ff;
-    case D_K: return s->n_used;
-    }
-    return 0;
-}
-
-static bool has_role(const struct shape *s, uint32_t il, const struct role *r)
-{
-    switch ((enum when)r->when) {
-    case ALWAYS: return true;
-    case COMPRESSED: return s->ratio[il] != 0;
-    case INDEXED: return s->ratio[il] == 4;
-    case HASHED: return shape_is_hash(s, il);
-    case ROUTED: return !shape_is_hash(s, il);
-    }
-    return false;
-}
-
-/* ---- binding to a file ---- */
-
-static const struct gguf_tensor *lookup(const struct gguf *g, const struct role *r, int il,
-                                        char *name, size_t cap)
+/* Finds a tensor by name, then by its draft aliases; name receives the proper one. */
+static const struct gguf_tensor *lookup(const struct gguf *g, const struct tensor_role_def *r,
+                                        int il, char *name, size_t cap)
 {
     char prefix[32] = "";
     if (il >= 0) {
         snprintf(prefix, sizeof prefix, "blk.%d.", il);
     }
-    snprintf(name, cap, "%s%s", prefix, r->name);
+    role_name(r, il, name, cap);
     const struct gguf_tensor *t = gguf_find_tensor(g, name);
     for (const char *a = r->alias; !t && a;) {
         size_t n = strcspn(a, "|");
@@ -245,32 +36,34 @@ static const struct gguf_tensor *lookup(const struct gguf *g, const struct role 
 }
 
 static int check_dims(const struct gguf *g, const struct gguf_tensor *t, const struct shape *s,
-                      uint32_t il, const struct role *r, const char *name, fathom_err *err)
+                      uint32_t il, const struct tensor_role_def *r, const char *name,
+                      fathom_err *err)
 {
-    uint32_t rank = r->dim[2] ? 3 : r->dim[1] ? 2 : 1;
-    bool ok = t->rank == rank;
-    for (uint32_t i = 0; i < rank && ok; i++) {
-        ok = t->ne[i] == dim_value(s, il, r->dim[i]);
+    uint64_t ne[3];
+    role_dims(s, il, r, ne);
+    bool ok = t->rank == role_rank(r);
+    for (uint32_t i = 0; i < 3 && ok; i++) {
+        ok = t->ne[i] == ne[i];
     }
     if (!ok) {
         return err_set(err, FATHOM_EFORMAT,
                        "%s: tensor %s has dimensions [%llu, %llu, %llu] (rank %u), the model's "
-                       "metadata asks for [%u, %u, %u] (rank %u)",
+                       "metadata asks for [%llu, %llu, %llu] (rank %u)",
                        gguf_label(g), name, (unsigned long long)t->ne[0],
                        (unsigned long long)t->ne[1], (unsigned long long)t->ne[2], t->rank,
-                       dim_value(s, il, r->dim[0]), dim_value(s, il, r->dim[1]),
-                       dim_value(s, il, r->dim[2]), rank);
+                       (unsigned long long)ne[0], (unsigned long long)ne[1],
+                       (unsigned long long)ne[2], role_rank(r));
     }
     return 0;
 }
 
-static int check_type(const struct gguf *g, const struct gguf_tensor *t, const struct role *r,
-                      const char *name, fathom_err *err)
+static int check_type(const struct gguf *g, const struct gguf_tensor *t,
+                      const struct tensor_role_def *r, const char *name, fathom_err *err)
 {
     enum qclass cls = qformat(t->type)->cls;
-    bool ok = r->kind == MAT   ? cls == QC_FLOAT || cls == QC_BLOCK
-              : r->kind == VEC ? cls == QC_FLOAT
-                               : t->type == QT_I32;
+    bool ok = r->kind == TENSOR_MATRIX   ? cls == QC_FLOAT || cls == QC_BLOCK
+              : r->kind == TENSOR_VECTOR ? cls == QC_FLOAT
+                                         : t->type == QT_I32;
     if (!ok) {
         return err_set(err, FATHOM_EFORMAT,
                        "%s: tensor %s has type %s, which cannot be used here", gguf_label(g),
@@ -300,7 +93,8 @@ static int check_table(const struct gguf *g, const struct gguf_tensor *t, const 
     return 0;
 }
 
-static int add(struct weights *w, const char *name, const struct gguf_tensor *t, uint32_t type,
+/* Appends a weight; data NULL for shape-only ones. */
+static int add(struct weights *w, const char *name, const void *data, uint32_t type,
                const uint64_t ne[3], uint16_t *handle, fathom_err *err)
 {
     char *own = arena_strndup(&w->copies, name, strlen(name));
@@ -314,7 +108,7 @@ static int add(struct weights *w, const char *name, const struct gguf_tensor *t,
                             .rows = (uint32_t)ne[1],
                             .n_mat = (uint32_t)ne[2],
                             .row_bytes = qformat_row_bytes(type, ne[0]),
-                            .data = t ? t->data : NULL};
+                            .data = data};
     o->bytes = o->row_bytes * o->rows * o->n_mat;
     w->bytes += o->bytes;
     *handle = (uint16_t)w->n++;
@@ -329,9 +123,10 @@ static int widen(struct weights *w, uint16_t handle, const struct gguf_tensor *t
     if (o->type == QT_F32) {
         return 0;
     }
-    float *f = arena_alloc(&w->copies, (size_t)o->cols * o->rows * sizeof *f);
+    size_t n = (size_t)o->cols * o->rows;
+    float *f = arena_alloc(&w->copies, n * sizeof *f);
     if (!f) {
-        return err_nomem(err, o->name, (size_t)o->cols * o->rows * sizeof *f);
+        return err_nomem(err, o->name, n * sizeof *f);
     }
     for (uint32_t i = 0; i < o->rows; i++) {
         quant_decode(t->type, t->data + i * t->row_bytes, 0, o->cols, f + (size_t)i * o->cols);
@@ -342,104 +137,87 @@ static int widen(struct weights *w, uint16_t handle, const struct gguf_tensor *t
     return 0;
 }
 
-static int bind_role(struct weights *w, const struct gguf *g, const struct shape *s, int il,
-                     const struct role *r, uint16_t *handle, fathom_err *err)
+/* Where the walk takes tensors from: a file, or a recipe (then data is NULL). */
+struct source {
+    const struct gguf *g;
+    const struct recipe *recipe;
+};
+
+static int bind_role(struct weights *w, const struct source *src, const struct shape *s, int il,
+                     const struct tensor_role_def *r, fathom_err *err)
 {
     char name[160];
     uint32_t layer = il >= 0 ? (uint32_t)il : 0;
-    const struct gguf_tensor *t = lookup(g, r, il, name, sizeof name);
-    if (!t) {
-        return err_set(err, FATHOM_EFORMAT, "%s: tensor %s is missing", gguf_label(g), name);
+    char *base = il >= 0 ? (char *)&w->layer[il] : (char *)w;
+    uint16_t *handle = (uint16_t *)(void *)(base + r->handle);
+    if (src->recipe) {
+        uint64_t ne[3];
+        role_dims(s, layer, r, ne);
+        role_name(r, il, name, sizeof name);
+        uint32_t type = recipe_type(src->recipe, (enum tensor_role)r->role, ne[0], NULL);
+        return add(w, name, NULL, type, ne, handle, err);
     }
-    int rc = check_dims(g, t, s, layer, r, name, err);
-    rc = rc ? rc : check_type(g, t, r, name, err);
-    rc = rc ? rc : add(w, name, t, t->type, t->ne, handle, err);
-    if (rc == 0 && r->kind == VEC) {
+    const struct gguf_tensor *t = lookup(src->g, r, il, name, sizeof name);
+    if (!t) {
+        return err_set(err, FATHOM_EFORMAT, "%s: tensor %s is missing", gguf_label(src->g),
+                       name);
+    }
+    int rc = check_dims(src->g, t, s, layer, r, name, err);
+    rc = rc ? rc : check_type(src->g, t, r, name, err);
+    rc = rc ? rc : add(w, name, t->data, t->type, t->ne, handle, err);
+    if (rc == 0 && r->kind == TENSOR_VECTOR) {
         rc = widen(w, *handle, t, err);
     }
-    if (rc == 0 && r->kind == TABLE) {
-        rc = check_table(g, t, s, name, err);
+    if (rc == 0 && r->kind == TENSOR_TABLE) {
+        rc = check_table(src->g, t, s, name, err);
     }
     return rc;
 }
 
-static int weights_init(struct weights *w, const struct shape *s, fathom_err *err)
+static int bind_all(struct weights *w, const struct source *src, const struct shape *s,
+                    fathom_err *err)
 {
-    *w = (struct weights){0};
-    size_t n = ARRAY_LEN(GLOBAL) + (size_t)s->n_layer * ARRAY_LEN(LAYER);
-    w->w = mem_calloc(n, sizeof *w->w);
-    w->layer = mem_calloc(s->n_layer, sizeof *w->layer);
-    if (!w->w || !w->layer) {
-        return err_nomem(err, "weight table", n * sizeof *w->w);
+    size_t n_global, n_layer;
+    const struct tensor_role_def *global = roles_global(&n_global);
+    const struct tensor_role_def *layer = roles_layer(&n_layer);
+    size_t n = n_global + (size_t)s->n_layer * n_layer;
+    *w = (struct weights){.w = mem_calloc(n, sizeof *w->w),
+                          .layer = mem_calloc(s->n_layer, sizeof *w->layer)};
+    int rc = w->w && w->layer ? 0 : err_nomem(err, "weight table", n * sizeof *w->w);
+    if (rc == 0) { /* WEIGHT_NONE everywhere */
+        memset(w->layer, 0xFF, s->n_layer * sizeof *w->layer);
     }
-    memset(w->layer, 0xFF, s->n_layer * sizeof *w->layer); /* WEIGHT_NONE everywhere */
-    return 0;
+    for (size_t i = 0; i < n_global && rc == 0; i++) {
+        rc = bind_role(w, src, s, -1, &global[i], err);
+    }
+    for (uint32_t il = 0; il < s->n_layer && rc == 0; il++) {
+        for (size_t i = 0; i < n_layer && rc == 0; i++) {
+            if (role_in_layer(s, il, &layer[i])) {
+                rc = bind_role(w, src, s, (int)il, &layer[i], err);
+            }
+        }
+    }
+    if (rc) {
+        weights_free(w);
+    }
+    return rc;
 }
 
 int weights_bind(struct weights *w, const struct gguf *g, const struct shape *s,
                  fathom_err *err)
 {
-    int rc = weights_init(w, s, err);
-    for (size_t i = 0; i < ARRAY_LEN(GLOBAL) && rc == 0; i++) {
-        rc = bind_role(w, g, s, -1, &GLOBAL[i],
-                       (uint16_t *)(void *)((char *)w + GLOBAL[i].handle), err);
-    }
-    for (uint32_t il = 0; il < s->n_layer && rc == 0; il++) {
-        for (size_t i = 0; i < ARRAY_LEN(LAYER) && rc == 0; i++) {
-            if (has_role(s, il, &LAYER[i])) {
-                rc = bind_role(w, g, s, (int)il, &LAYER[i],
-                               (uint16_t *)(void *)((char *)&w->layer[il] + LAYER[i].handle),
-                               err);
-            }
-        }
-    }
-    if (rc) {
-        weights_free(w);
-    }
-    return rc;
-}
-
-/* ---- without a file ---- */
-
-static int make_role(struct weights *w, const struct shape *s, int il, const struct role *r,
-                     const struct recipe *rec, uint16_t *handle, fathom_err *err)
-{
-    char name[160] = "";
-    uint32_t layer = il >= 0 ? (uint32_t)il : 0;
-    snprintf(name, sizeof name, il >= 0 ? "blk.%d.%s" : "%.0d%s", il >= 0 ? il : 0, r->name);
-    uint64_t ne[3];
-    for (int i = 0; i < 3; i++) {
-        ne[i] = dim_value(s, layer, r->dim[i]);
-    }
-    uint32_t type = recipe_type(rec, (enum tensor_role)r->role, ne[0], NULL);
-    return add(w, name, NULL, type, ne, handle, err);
+    return bind_all(w, &(struct source){.g = g}, s, err);
 }
 
 int weights_from_shape(struct weights *w, const struct shape *s, const char *recipe,
                        fathom_err *err)
 {
-    const struct recipe *rec = recipe_by_name(recipe);
+    const struct recipe *rec = recipe_find(recipe, err);
     if (!rec) {
-        return err_set(err, FATHOM_EINVAL, "unknown recipe \"%s\"", recipe);
+        *w = (struct weights){0};
+        return FATHOM_EINVAL;
     }
-    int rc = weights_init(w, s, err);
-    for (size_t i = 0; i < ARRAY_LEN(GLOBAL) && rc == 0; i++) {
-        rc = make_role(w, s, -1, &GLOBAL[i], rec,
-                       (uint16_t *)(void *)((char *)w + GLOBAL[i].handle), err);
-    }
-    for (uint32_t il = 0; il < s->n_layer && rc == 0; il++) {
-        for (size_t i = 0; i < ARRAY_LEN(LAYER) && rc == 0; i++) {
-            if (has_role(s, il, &LAYER[i])) {
-                rc = make_role(w, s, (int)il, &LAYER[i], rec,
-                               (uint16_t *)(void *)((char *)&w->layer[il] + LAYER[i].handle),
-                               err);
-            }
-        }
-    }
-    if (rc) {
-        weights_free(w);
-    }
-    return rc;
+    return bind_all(w, &(struct source){.recipe = rec}, s, err);
 }
 
 void weights_free(struct weights *w)
