@@ -351,7 +351,7 @@ static char *join_path(const char *dir, struct slice name)
 
 static int open_shard(struct st_set *s, const char *dir, struct slice name, fathom_err *err)
 {
-    uint32_t i;
+    uint32_t i = 0;
     int rc = add_shard(s, join_path(dir, name), &i, err);
     if (rc == 0) {
         rc = file_map_open(&s->shards[i].map, s->shards[i].path, err);
