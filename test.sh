@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# test.sh - the whole test suite, with its own set-up. Installs what is missing (and says so),
+# builds with warnings as errors, runs unit, ops, golden, api and fuzz-replay tests, sanitizer
+# subsets, a clang build and every fuzz target. The last line is "N passed, N failed, N skipped";
+# the exit status is 1 if anything failed. Logs stay in build/test-logs.
+#
+#   ./test.sh          under 15 minutes on 2 cores
+#   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers
+# shellcheck disable=SC2317,SC2016  # functions are called through check and xargs
+set -u
+cd "$(dirname "$0")" || exit 1
+# shellcheck source=tools/setup.sh
+. tools/setup.sh
+
+fuzz_seconds=10
+long=""
+case "${1:-}" in
+"") ;;
+--long) long=1 fuzz_seconds=60 ;;
+-h | --help)
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+*) die "unknown option $1 (./test.sh --help)" ;;
+esac
+
+passed=0 failed=0 skipped=0
+logs=$PWD/build/test-logs
+rm -rf "$logs"
+mkdir -p "$logs"
+unset FATHOM_MODEL FATHOM_LOG
+export LC_ALL=C
+
+title() { printf '\n== %s\n' "$*"; }
+finish() {
+    printf '\n%d s\n' "$SECONDS"
+    printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+# check NAME COMMAND...: one counted check; its output is shown if it fails. Exit status 77 skips.
+check() {
+    local name=$1 log status
+    shift
+    log=$logs/${name//[^A-Za-z0-9_.-]/_}.log
+    "$@" >"$log" 2>&1
+    status=$?
+    if [ $status -eq 0 ]; then
+        passed=$((passed + 1))
+        printf 'ok       %s\n' "$name"
+    elif [ $status -eq 77 ]; then
+        skipped=$((skipped + 1))
+        printf 'skipped  %s: %s\n' "$name" "$(tail -n 1 "$log")"
+    else
+        failed=$((failed + 1))
+        printf 'FAILED   %s (exit %d)\n' "$name" "$status"
+        tail -n 60 "$log" | sed 's/^/    /'
+    fi
+    return $status
+}
+
+# build NAME PRESET TARGETS CMAKE-OPTION...: configures and builds, as one check.
+build() {
+    local name=$1 preset=$2 targets=$3
+    shift 3
+    check "$name" do_build "$preset" "$targets" "$@"
+}
+do_build() {
+    local preset=$1 targets=$2
+    shift 2
+    # shellcheck disable=SC2086
+    cmake --preset "$preset" "${options[@]}" "$@" &&
+        cmake --build "build/${dir:-$preset}" --parallel "$(n_cores)" ${targets:+--target $targets}
+}
+
+attribute() { sed -n "s/.*<testsuite[^>]* $1=\"\\([0-9]*\\)\".*/\\1/p" <<<"$2" | head -n 1; }
+
+# run_ctest NAME BUILD-DIR CTEST-OPTION...: adds ctest's own counts.
+run_ctest() {
+    local name=$1 dir=$2 log xml head n bad off
+    shift 2
+    log=$logs/$name.log
+    xml=$logs/$name.xml
+    ctest --test-dir "$dir" --output-on-failure --no-tests=error -j "$(n_cores)" \
+        --output-junit "$xml" "$@" >"$log" 2>&1
+    if [ ! -s "$xml" ]; then
+        failed=$((failed + 1))
+        printf 'FAILED   %s: ctest did not run\n' "$name"
+        tail -n 20 "$log"
+        return
+    fi
+    head=$(tr '\n' ' ' <"$xml" | grep -o '<testsuite [^>]*>')
+    n=$(attribute tests "$head") bad=$(attribute failures "$head") off=$(attribute skipped "$head")
+    off=$((off + $(attribute disabled "$head")))
+    passed=$((passed + n - bad - off)) failed=$((failed + bad)) skipped=$((skipped + off))
+    printf '%-8s %s: %d tests, %d failed, %d skipped\n' "$([ "$bad" -eq 0 ] && echo ok || echo FAILED)" \
+        "$name" "$n" "$bad" "$off"
+    if [ "$bad" -ne 0 ]; then
+        grep -v 'Passed' "$log" | tail -n 150 | sed 's/^/    /'
+    fi
+    grep -E 'Skipped' "$log" | sed 's/^/    /'
+}
+
+# fuzz_one TARGET: one libFuzzer run over a copy of the corpus.
+fuzz_one() {
+    local target=$1 name=${1#fuzz_} work
+    work=$(mktemp -d) || return 1
+    [ -d "tests/fuzz/corpus/$name" ] && cp -r "tests/fuzz/corpus/$name/." "$work"
+    nice "build/fuzz/tests/$target" -max_total_time="$fuzz_seconds" -timeout=20 -rss_limit_mb=2048 \
+        -artifact_prefix="$logs/crash-$name-" "$work" >"$logs/$target.log" 2>&1
+    local status=$?
+    rm -rf "$work"
+    echo "$status" >"$logs/$target.status"
+}
+fuzz_result() {
+    tail -n 25 "$logs/$1.log"
+    return "$(cat "$logs/$1.status" 2>/dev/null || echo 1)"
+}
+export -f fuzz_one
+export logs fuzz_seconds
+
+title "set-up"
+setup_build
+setup_tests
+say "compiler $(cc --version | head -n 1); clang: ${CLANG:-none}; python: ${PYTHON:-none}"
+options=(-DFATHOM_WERROR=ON -DFATHOM_TESTS=ON)
+[ -z "$PYTHON" ] || options+=("-DPython3_EXECUTABLE=$PYTHON")
+
+title "release build, warnings are errors"
+build build-release release "" || finish
+
+title "tests: unit, ops, golden, api, fuzz replay"
+for label in unit ops golden fuzz api; do
+    run_ctest "ctest-$label" build/release -L "^$label\$"
+done
+
+title "scripts"
+scripts_ok() {
+    have shellcheck || { echo "shellcheck is not installed"; return 77; }
+    shellcheck -x demo.sh test.sh tools/setup.sh .ci/run
+}
+check shellcheck scripts_ok
+check selftest build/release/fathom selftest
+
+title "address and undefined-behaviour sanitizers"
+if build build-asan asan ""; then
+    if [ -n "$long" ]; then
+        run_ctest ctest-asan build/asan -L '^(unit|ops|golden|fuzz|api)$'
+    else
+        run_ctest ctest-asan build/asan -L '^(unit|fuzz)$' -E '^check_|tokenizer_vectors'
+    fi
+fi
+
+title "thread sanitizer"
+tsan='^test_(base_team|backend_cpu|kv|engine|text)'
+if build build-tsan tsan ""; then
+    if [ -n "$long" ]; then
+        run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'
+    else
+        run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -R "$tsan"
+    fi
+fi
+
+title "clang"
+if [ -n "$CLANG" ]; then
+    if dir=clang build build-clang release "" -B build/clang -DCMAKE_C_COMPILER="$CLANG"; then
+        run_ctest ctest-clang build/clang -L '^(ops|golden)$'
+    fi
+    title "fuzzing, $fuzz_seconds s a target"
+    fuzz_targets=""
+    for target in tests/fuzz/fuzz_*.c; do
+        target=${target##*/}
+        fuzz_targets="$fuzz_targets ${target%.c}"
+    done
+    if build build-fuzz fuzz "$fuzz_targets" -DCMAKE_C_COMPILER="$CLANG"; then
+        # shellcheck disable=SC2086
+        printf '%s\n' $fuzz_targets | xargs -P "$(n_cores)" -I{} bash -c 'fuzz_one "$1"' _ {}
+        for target in $fuzz_targets; do
+            check "$target" fuzz_result "$target"
+        done
+    fi
+else
+    skipped=$((skipped + 2))
+    say "skipped  clang build and fuzzing: no clang with the fuzzer runtime"
+fi
+
+finish

@@ -1,0 +1,149 @@
+# shellcheck shell=bash disable=SC2034
+# setup.sh - sourced by demo.sh and test.sh: installs what a fresh machine lacks, and says so.
+# Debian 12 / Ubuntu 24.04 or newer: apt-get (with sudo unless root). macOS: brew (written to its
+# documentation, not yet run on a Mac). Elsewhere: names what is missing. Nothing is installed
+# that is there already.
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "root rights are needed to run: $* (install sudo, or run as root)"
+    fi
+}
+
+# deb_missing PACKAGE...: prints those that are not installed.
+deb_missing() {
+    local p
+    for p in "$@"; do
+        dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$p"
+    done
+}
+
+apt_updated=""
+apt_install() {
+    [ $# -gt 0 ] || return 0
+    say "Installing Debian packages: $*"
+    if [ -z "$apt_updated" ]; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || die "apt-get update failed"
+        apt_updated=1
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        >/dev/null || die "apt-get could not install: $*"
+}
+
+# A program may be there without its package (built by hand): PROGRAM:PACKAGE pairs.
+deb_missing_programs() {
+    local pair
+    for pair in "$@"; do
+        have "${pair%%:*}" || deb_missing "${pair#*:}"
+    done
+}
+
+brew_install() {
+    have brew || die "Homebrew is needed: https://brew.sh"
+    local p missing=()
+    for p in "$@"; do
+        brew list --versions "$p" >/dev/null 2>&1 || missing+=("$p")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    say "Installing with brew: ${missing[*]}"
+    brew install "${missing[@]}" || die "brew could not install: ${missing[*]}"
+}
+
+# CMake 3.25 is the oldest that reads our presets.
+check_cmake() {
+    local v major minor
+    v=$(cmake --version | sed -n '1s/.* //p')
+    IFS=. read -r major minor _ <<<"$v"
+    [ "$major" -gt 3 ] || [ "$minor" -ge 25 ] ||
+        die "CMake $v is too old, 3.25 is needed (Debian 12, Ubuntu 24.04 or newer have it)"
+}
+
+# setup_build: what building the program needs.
+setup_build() {
+    local missing
+    case "$(uname -s)" in
+    Darwin)
+        xcode-select -p >/dev/null 2>&1 || die "the compiler is missing: run xcode-select --install"
+        brew_install cmake ninja pkgconf xxhash xz
+        ;;
+    *)
+        if have apt-get; then
+            missing="$(deb_missing_programs gcc:gcc cmake:cmake ninja:ninja-build pkg-config:pkg-config)"
+            missing="$missing$(deb_missing libc6-dev libssl-dev liblzma-dev libxxhash-dev libedit-dev)"
+            # shellcheck disable=SC2086
+            apt_install $missing
+        else
+            for missing in cc cmake ninja pkg-config; do
+                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of libcrypto, liblzma, libxxhash, libedit"
+            done
+        fi
+        ;;
+    esac
+    check_cmake
+}
+
+# find_clang: name of a clang that can build fuzz targets, in CLANG; empty if none.
+find_clang() {
+    local c probe
+    probe=$(mktemp -d) || return 1
+    printf 'int LLVMFuzzerTestOneInput(const unsigned char *p, unsigned long n) { return n > 3 && p[0] == 1 ? 0 : 0; }\n' \
+        >"$probe/f.c"
+    CLANG=""
+    for c in clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 clang-20 \
+        /opt/homebrew/opt/llvm/bin/clang /usr/local/opt/llvm/bin/clang; do
+        if have "$c" && "$c" -fsanitize=fuzzer,address "$probe/f.c" -o "$probe/f" 2>/dev/null; then
+            CLANG=$c
+            break
+        fi
+    done
+    rm -rf "$probe"
+    [ -n "$CLANG" ]
+}
+
+# find_python: a Python 3 with numpy in PYTHON (without numpy if there is none).
+find_python() {
+    local p
+    PYTHON=""
+    for p in python3 /usr/bin/python3 /opt/homebrew/bin/python3; do
+        if have "$p" && "$p" -c 'import numpy' >/dev/null 2>&1; then
+            PYTHON=$(command -v "$p")
+            return 0
+        fi
+    done
+    have python3 && PYTHON=$(command -v python3)
+    return 1
+}
+
+# setup_tests: on top of setup_build, everything the test suite uses.
+setup_tests() {
+    local missing version
+    if [ "$(uname -s)" = Darwin ]; then
+        brew_install cmocka llvm python numpy shellcheck clang-format universal-ctags
+        find_clang || true
+        find_python || true
+        return 0
+    fi
+    have apt-get || { find_clang || true; find_python || true; return 0; }
+    missing="$(deb_missing libcmocka-dev)"
+    missing="$missing$(deb_missing_programs shellcheck:shellcheck ctags:universal-ctags clang-format-14:clang-format-14)"
+    find_python || missing="$missing$(deb_missing python3 python3-numpy)"
+    find_clang || missing="$missing$(deb_missing clang)"
+    # shellcheck disable=SC2086
+    apt_install $missing
+    find_python || true
+    if ! find_clang; then # the sanitizer and fuzzer runtimes are a package of their own
+        version=$(clang --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\).*/\1/p')
+        [ -z "$version" ] || apt_install "libclang-rt-$version-dev"
+        find_clang || true
+    fi
+}
+
+n_cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
