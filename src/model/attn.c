@@ -180,14 +180,15 @@ static void queries(struct rec *r, struct attn *a)
         return;
     }
     op = program_op(r->p, OP_HEAD_FINISH, a->il, "index");
-    op->head_finish = (struct op_head_finish){.q = a->qi,
-                                              .heads = s->index_heads,
-                                              .n = s->index_dim,
-                                              .rope_n = s->rope_dim,
-                                              .rope = a->rope,
-                                              .index = true,
-                                              .fp4 = r->l->sim,
-                                              .eps = s->eps};
+    op->head_finish =
+        (struct op_head_finish){.q = a->qi,
+                                .heads = s->index_heads,
+                                .n = s->index_dim,
+                                .rope_n = s->rope_dim,
+                                .rope = a->rope,
+                                .index = r->l->sim, /* transform and rounding go together */
+                                .fp4 = r->l->sim,
+                                .eps = s->eps};
     a->sel = rec_tensor(r, "sel", a->il, FORM_I32, ROWS_TOK, s->index_topk);
     a->n_sel = rec_tensor(r, "n_sel", a->il, FORM_I32, ROWS_TOK, 1);
     op = program_op(r->p, OP_INDEX_SELECT, a->il, "index");
