@@ -108,7 +108,7 @@ def generate():
 
     header = HEAD.format(file="tables.h", role="codebooks of the quantised block formats.",
                          more=DECL_NOTE[:-3])
-    header += "#ifndef QUANT_TABLES_H\n#define QUANT_TABLES_H\n\n"
+    header += "// clang-format off\n#ifndef QUANT_TABLES_H\n#define QUANT_TABLES_H\n\n"
     header += "#include <stdalign.h>\n#include <stdint.h>\n\n" + "\n".join(decls) + "\n#endif\n"
     source = HEAD.format(file="tables.c", role="codebooks of the quantised block formats.",
                          more=" * tables.h says what each table means; decode.c and decode_iq.c use"
