@@ -3,6 +3,8 @@
  * merges from the public interface and shares no code with bpe.c. */
 #include "text_common.h"
 
+#include <pthread.h>
+
 #include "base/clock.h"
 #include "base/rng.h"
 
@@ -276,6 +278,60 @@ static void random_pieces(void **state)
     tokenizer_free(t);
 }
 
+/* ---- threads: more of them than the cache has lanes ---- */
+
+enum { N_THREADS = 6, N_ROUNDS = 20 };
+
+struct job {
+    const struct tokenizer *t;
+    const struct buf *text;
+    const struct ids *want;
+    unsigned n_wrong;
+};
+
+static void *run_job(void *arg)
+{
+    struct job *j = arg;
+    for (int i = 0; i < N_ROUNDS; i++) {
+        struct ids ids = {0};
+        tokenizer_encode(j->t, j->text->p, j->text->n, true, &ids);
+        j->n_wrong += ids.failed || ids.n != j->want->n ||
+                      memcmp(ids.p, j->want->p, ids.n * sizeof *ids.p) != 0;
+        ids_free(&ids);
+    }
+    return NULL;
+}
+
+static void add_text(const struct json *v, void *user)
+{
+    struct slice text = json_str(json_get(v, "text"));
+    buf_add(user, text.p, MIN(text.n, (size_t)1000));
+}
+
+static void threads_share_a_tokenizer(void **state)
+{
+    (void)state;
+    struct tokenizer *warm = load_json(MINI_JSON), *cold = load_json(MINI_JSON);
+    struct buf text = {0};
+    struct ids want = {0};
+    pthread_t id[N_THREADS];
+    struct job jobs[N_THREADS];
+    for_each_line(test_data_path("tokenizer/vectors.jsonl"), add_text, &text);
+    tokenizer_encode(warm, text.p, text.n, true, &want);
+    for (int i = 0; i < N_THREADS; i++) {
+        jobs[i] = (struct job){.t = cold, .text = &text, .want = &want};
+        assert_int_equal(pthread_create(&id[i], NULL, run_job, &jobs[i]), 0);
+    }
+    for (int i = 0; i < N_THREADS; i++) {
+        pthread_join(id[i], NULL);
+        assert_int_equal(jobs[i].n_wrong, 0);
+    }
+    ids_free(&want);
+    buf_free(&text);
+    tokenizer_free(warm);
+    tokenizer_free(cold);
+}
+
 static void invalid_bytes_are_replaced(void **state)
 {
     (void)state;
@@ -304,6 +360,7 @@ int main(void)
         cmocka_unit_test(mini_vectors),
         cmocka_unit_test(single_pieces_of_a_megabyte),
         cmocka_unit_test(random_pieces),
+        cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(invalid_bytes_are_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
