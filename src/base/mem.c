@@ -105,10 +105,11 @@ void *arena_alloc(struct arena *a, size_t bytes)
         size_t cap = b ? MIN(b->cap * 2, (size_t)ARENA_MAX) : ARENA_FIRST;
         cap = MAX(cap, need);
         size_t total;
-        if (!size_add(cap, sizeof *b, &total) || !(b = mem_alloc(total, 1))) {
+        if (!size_add(cap, sizeof *b, &total) || !(b = mem_calloc(1, total))) {
             return NULL;
         }
-        *b = (struct arena_block){.next = a->head, .cap = cap};
+        b->next = a->head;
+        b->cap = cap;
         POISON(b->data, cap);
         a->head = b;
     }
@@ -116,7 +117,7 @@ void *arena_alloc(struct arena *a, size_t bytes)
     b->used += need;
     a->used_bytes += bytes;
     UNPOISON(p, bytes);
-    return memset(p, 0, bytes);
+    return p; /* zero: blocks are calloc'ed and never reused */
 }
 
 char *arena_strndup(struct arena *a, const char *s, size_t n)

@@ -19,17 +19,17 @@
         __VA_ARGS__, -1 \
     }
 #define FIXED [ROLE_VECTOR] = T(QT_F32), [ROLE_TABLE] = T(QT_I32)
-#define EXPERTS(...)                                                                           \
-    [ROLE_GATE_EXPS] = T(__VA_ARGS__), [ROLE_UP_EXPS] = T(__VA_ARGS__),                        \
+#define EXPERTS(...)                                                    \
+    [ROLE_GATE_EXPS] = T(__VA_ARGS__), [ROLE_UP_EXPS] = T(__VA_ARGS__), \
     [ROLE_DOWN_EXPS] = T(__VA_ARGS__)
-#define MATRICES(...)                                                                          \
-    [ROLE_EMBED] = T(__VA_ARGS__), [ROLE_HEAD] = T(__VA_ARGS__),                               \
-    [ROLE_DENSE] = T(__VA_ARGS__), [ROLE_ROUTER] = T(__VA_ARGS__),                             \
+#define MATRICES(...)                                              \
+    [ROLE_EMBED] = T(__VA_ARGS__), [ROLE_HEAD] = T(__VA_ARGS__),   \
+    [ROLE_DENSE] = T(__VA_ARGS__), [ROLE_ROUTER] = T(__VA_ARGS__), \
     [ROLE_COMPRESSOR] = T(__VA_ARGS__), [ROLE_INDEXER] = T(__VA_ARGS__), EXPERTS(__VA_ARGS__)
-#define REFERENCE_MIX                                                                          \
-    [ROLE_EMBED] = T(QT_F16, QT_BF16), [ROLE_HEAD] = T(QT_Q8_0, QT_F16, QT_BF16),              \
-    [ROLE_DENSE] = T(QT_Q8_0, QT_F16, QT_BF16), [ROLE_ROUTER] = T(QT_F16, QT_F32),             \
-    [ROLE_HC_FN] = T(QT_F16, QT_F32), [ROLE_COMPRESSOR] = T(QT_F16, QT_F32),                   \
+#define REFERENCE_MIX                                                              \
+    [ROLE_EMBED] = T(QT_F16, QT_BF16), [ROLE_HEAD] = T(QT_Q8_0, QT_F16, QT_BF16),  \
+    [ROLE_DENSE] = T(QT_Q8_0, QT_F16, QT_BF16), [ROLE_ROUTER] = T(QT_F16, QT_F32), \
+    [ROLE_HC_FN] = T(QT_F16, QT_F32), [ROLE_COMPRESSOR] = T(QT_F16, QT_F32),       \
     [ROLE_INDEXER] = T(QT_F16, QT_F32)
 
 /* clang-format off */
