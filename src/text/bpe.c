@@ -3,11 +3,11 @@
  * first, until no pair is in the table. In this vocabulary the merge of rank r makes id 259 + r
  * (checked at load), so the id that a pair would become is its rank, and symbols are ids.
  * Main idea: three ways for a piece. Most repeat and come from the cache. Short ones keep the
- * rank of each adjacent pair in a small array and scan it. Long ones (a megabyte without a
- * break is one piece) use a linked list and a heap of (rank, position): O(n log n). A heap
- * entry is stale when the pair at its position has changed since; it is dropped when it
- * surfaces. Invariant: the three ways give the same ids; trusted only decides whether
- * added_find is asked. Read next: pretok.c, cache.c, added.c. */
+ * rank of each adjacent pair in a small array and scan it. Long ones (a megabyte without a break
+ * is one piece) use a linked list and a heap of (rank, position): O(n log n). A heap entry is
+ * stale when the pair at its position has changed since; it is dropped when it surfaces.
+ * Invariant: the three ways give the same ids; `trusted` only decides whether added_find is asked.
+ * Read next: pretok.c, piece_cache.c, added.c. */
 #include "text/vocab.h"
 
 #include "base/mem.h"
@@ -107,7 +107,7 @@ static void encode_short(struct encoder *e, struct slice piece)
     uint64_t key[4];
     struct cache_entry *slot = NULL;
     if (e->lane && piece.n <= CACHE_PIECE_MAX) {
-        slot = cache_slot(e->lane, piece, key);
+        slot = piece_cache_slot(e->lane, piece, key);
         if (memcmp(slot->key, key, sizeof key) == 0) {
             ids_add_all(e->out, slot->ids, slot->n);
             return;
@@ -315,13 +315,13 @@ void tokenizer_encode(const struct tokenizer *t, const char *s, size_t n, bool t
         s = repaired.p;
         n = repaired.n;
     }
-    struct encoder e = {.t = t, .lane = cache_lane_take(t->cache), .out = out};
+    struct encoder e = {.t = t, .lane = piece_cache_take(t->cache), .out = out};
     if (trusted) {
         encode_trusted(&e, s, s + n);
     } else {
         encode_plain(&e, s, s + n);
     }
-    cache_lane_give(e.lane);
+    piece_cache_give(e.lane);
     mem_free(e.tmp);
     mem_free(e.heap);
     buf_free(&repaired);

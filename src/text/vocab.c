@@ -85,7 +85,7 @@ static int add_token(struct tokenizer *t, const struct vocab_src *src, uint32_t 
                        id, TOKEN_MAX_BYTES);
     }
     if (id < N_FIRST_CONTROL && type == TOKEN_NORMAL) {
-        type = TOKEN_CONTROL; /* files that know no types by position say so */
+        type = TOKEN_CONTROL; /* some files call the control strings normal */
     }
     if (control ? type != TOKEN_CONTROL && type != TOKEN_USER : type != TOKEN_NORMAL) {
         return err_set(err, FATHOM_EFORMAT,
@@ -318,7 +318,7 @@ int vocab_build(struct tokenizer **out, const struct vocab_src *src, fathom_err 
         tokenizer_free(t);
         return rc;
     }
-    if (!(t->cache = cache_new())) {
+    if (!(t->cache = piece_cache_new())) {
         tokenizer_free(t);
         return err_nomem(err, "piece cache", 0);
     }
@@ -337,7 +337,7 @@ void tokenizer_free(struct tokenizer *t)
     mem_free(t->merges);
     mem_free(t->pairs);
     mem_free(t->added);
-    cache_free(t->cache);
+    piece_cache_free(t->cache);
     mem_free(t);
 }
 

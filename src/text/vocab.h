@@ -92,14 +92,14 @@ bool xz_detect(const char *p, size_t n);
 /* Decompresses one .xz file into out, which keeps to out->max_bytes (required). */
 int xz_decode(struct buf *out, const char *p, size_t n, const char *label, fathom_err *err);
 
-/* ---- cache.c: piece -> ids, bounded, shared by threads ---- */
+/* ---- piece_cache.c: piece -> ids, bounded, shared by threads ---- */
 /* The cache is a few independent lanes; an encode call takes one for its whole duration, so a
- * lookup costs no lock. NULL from lane_take: all are busy, go without. */
+ * lookup costs no lock. NULL from piece_cache_take: all are busy, go without. */
 struct cache_lane;
-struct piece_cache *cache_new(void); /* NULL when out of memory */
-void cache_free(struct piece_cache *c);
-struct cache_lane *cache_lane_take(struct piece_cache *c);
-void cache_lane_give(struct cache_lane *lane);
+struct piece_cache *piece_cache_new(void); /* NULL when out of memory */
+void piece_cache_free(struct piece_cache *c);
+struct cache_lane *piece_cache_take(struct piece_cache *c);
+void piece_cache_give(struct cache_lane *lane);
 
 enum { CACHE_PIECE_MAX = 31, CACHE_IDS_MAX = 7 };
 struct cache_entry { /* one cache line */
@@ -109,7 +109,8 @@ struct cache_entry { /* one cache line */
 };
 /* Slot for a piece of 1..CACHE_PIECE_MAX bytes, with its key: a hit if the keys are equal;
  * otherwise fill the entry to remember the piece. */
-struct cache_entry *cache_slot(struct cache_lane *lane, struct slice piece, uint64_t key[4]);
+struct cache_entry *piece_cache_slot(struct cache_lane *lane, struct slice piece,
+                                     uint64_t key[4]);
 
 /* ---- added.c ---- */
 /* Sorts t->added and sets added_first. */

@@ -1,4 +1,4 @@
-/* cache.c - remembers the ids of short pieces, because most pieces of a text repeat.
+/* piece_cache.c - remembers the ids of short pieces, because most pieces of a text repeat.
  * Main idea: a direct-mapped table of one-line entries (old contents are simply overwritten, so
  * it is bounded and needs no eviction order), in several lanes. An encode call takes a free
  * lane for its whole duration, so lookups are plain memory reads; when every lane is taken, the
@@ -21,7 +21,7 @@ struct piece_cache {
     struct cache_lane lanes[LANE_COUNT];
 };
 
-struct piece_cache *cache_new(void)
+struct piece_cache *piece_cache_new(void)
 {
     struct piece_cache *c = mem_calloc(1, sizeof *c);
     if (!c) {
@@ -39,7 +39,7 @@ struct piece_cache *cache_new(void)
     return c;
 }
 
-void cache_free(struct piece_cache *c)
+void piece_cache_free(struct piece_cache *c)
 {
     if (!c) {
         return;
@@ -51,7 +51,7 @@ void cache_free(struct piece_cache *c)
     mem_free(c);
 }
 
-struct cache_lane *cache_lane_take(struct piece_cache *c)
+struct cache_lane *piece_cache_take(struct piece_cache *c)
 {
     for (int i = 0; i < LANE_COUNT; i++) {
         struct cache_lane *lane = &c->lanes[i];
@@ -71,14 +71,15 @@ struct cache_lane *cache_lane_take(struct piece_cache *c)
     return NULL;
 }
 
-void cache_lane_give(struct cache_lane *lane)
+void piece_cache_give(struct cache_lane *lane)
 {
     if (lane) {
         pthread_mutex_unlock(&lane->lock);
     }
 }
 
-struct cache_entry *cache_slot(struct cache_lane *lane, struct slice piece, uint64_t key[4])
+struct cache_entry *piece_cache_slot(struct cache_lane *lane, struct slice piece,
+                                     uint64_t key[4])
 {
     memset(key, 0, 32);
     memcpy(key, piece.p, piece.n);
