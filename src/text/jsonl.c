@@ -1,7 +1,7 @@
 /* jsonl.c - see jsonl.h. Lines are outside input: json_read checks syntax and UTF-8, this file
  * the one member it needs; other members are ignored, so lines of the vector files can be fed
- * as they are. An answer is built whole or replaced by an error line. Read next:
- * src/cmd/tokens.c, which loops over stdin. */
+ * as they are. An answer is built whole or replaced by an error line.
+ * Read next: bpe.c and detok.c. */
 #include "text/jsonl.h"
 
 #include "base/mem.h"

@@ -7,8 +7,8 @@
  * of string for stage 3: class_in() reports CLASS_END there, and the scans need not know why.
  * Backtracking of the expressions reduces to remembering one position (blank_end). Invariants:
  * pieces are adjacent, never empty and cover the text; invalid bytes, which callers have
- * replaced already, count as CLASS_OTHER. Nothing depends on NUL termination. Read next: bpe.c.
- */
+ * replaced already, count as CLASS_OTHER. Nothing depends on NUL termination.
+ * Read next: bpe.c. */
 #include "text/pretok.h"
 
 #include "text/classes.h"

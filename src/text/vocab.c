@@ -4,7 +4,8 @@
  * proven here: 0..2 control strings, 3..258 the 256 bytes, 259 + r the concatenation of merge
  * r's two halves, then added tokens. From that follows that plain text cannot produce a control
  * id. Only the texts of control tokens are fixed (control_text below); their numbers and the
- * size of the vocabulary come from the file. Read next: bpe.c. */
+ * size of the vocabulary come from the file.
+ * Read next: bpe.c. */
 #include "text/vocab.h"
 
 #include "base/mem.h"

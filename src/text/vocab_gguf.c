@@ -3,8 +3,8 @@
  * caller can tell it from a damaged one. The splitter is known by its name only, so an unknown
  * name is refused. The bos and eos numbers of the file are not used: control tokens are looked
  * up by text, and a file that contradicts its own texts is worth a warning. gguf.h has checked
- * that strings and arrays lie inside the file; vocab_build checks the rest. Read next: vocab.c.
- */
+ * that strings and arrays lie inside the file; vocab_build checks the rest.
+ * Read next: vocab.c. */
 #include "text/vocab.h"
 
 #include "base/log.h"
