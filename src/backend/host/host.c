@@ -277,7 +277,7 @@ int host_step_load(struct host_step *hs, const struct host_bind *h, const struct
                        tok0);
     }
     for (uint32_t i = 0; i < s->n_page; i++) {
-        if (s->pages[i] >= h->n_pages) {
+        if (h->page_bytes && s->pages[i] >= h->n_pages) {
             return err_set(err, FATHOM_EINVAL, "step: page %u of a pool of %u", s->pages[i],
                            h->n_pages);
         }
