@@ -83,6 +83,9 @@ void json_write_python_str(struct buf *b, struct slice s); /* one quoted string,
 void json_write_python_chars(struct buf *b, struct slice s);
 /* Quoted for the wire: like the Python form; invalid UTF-8 is replaced by U+FFFD. */
 void json_write_str(struct buf *b, struct slice s);
+/* The same for JSON Lines: U+0085, U+2028 and U+2029, at which some readers of lines break, are
+ * escaped, too. */
+void json_write_line_str(struct buf *b, struct slice s);
 /* Shortest decimal that reads back as the same double, in Python's repr form. */
 void json_write_double(struct buf *b, double v);
 

@@ -83,6 +83,12 @@ size_t keyset_add(struct keyset *s, struct slice key)
     return s->n - 1;
 }
 
+size_t keyset_find(const struct keyset *s, struct slice key)
+{
+    uint32_t found = s->n ? *find_slot(s, key, hash_key(s->seed, key)) : 0;
+    return found ? found - 1 : KEYSET_NONE;
+}
+
 void keyset_clear(struct keyset *s)
 {
     if (s->n * 8 < s->n_slot && s->n_slot > FIRST_SLOTS) {

@@ -19,6 +19,8 @@ struct keyset {
 /* Number of `key`, adding it if it is new: then the answer is the value that s->n had before.
  * KEYSET_NONE when memory is out. Start from a zeroed struct. */
 size_t keyset_add(struct keyset *s, struct slice key);
+/* Number of `key`, or KEYSET_NONE if it was never added. */
+size_t keyset_find(const struct keyset *s, struct slice key);
 void keyset_clear(struct keyset *s); /* forgets the keys; cost at most that of adding them */
 void keyset_free(struct keyset *s);
 

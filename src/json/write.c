@@ -61,6 +61,38 @@ void json_write_str(struct buf *b, struct slice s)
     buf_free(&clean);
 }
 
+/* The escape of a line break beyond ASCII at s, *n its length; NULL if there is none. */
+static const char *line_break_escape(const char *s, size_t left, size_t *n)
+{
+    static const char *const breaks[][2] = {
+        {"\xC2\x85", "\\u0085"}, {"\xE2\x80\xA8", "\\u2028"}, {"\xE2\x80\xA9", "\\u2029"}};
+    for (size_t i = 0; i < ARRAY_LEN(breaks); i++) {
+        *n = strlen(breaks[i][0]);
+        if (left >= *n && memcmp(s, breaks[i][0], *n) == 0) {
+            return breaks[i][1];
+        }
+    }
+    return NULL;
+}
+
+void json_write_line_str(struct buf *b, struct slice s)
+{
+    struct buf quoted = {0};
+    size_t run = 0, n;
+    json_write_str(&quoted, s);
+    for (size_t i = 0; i < quoted.n; i++) {
+        const char *escape = line_break_escape(quoted.p + i, quoted.n - i, &n);
+        if (escape) {
+            buf_add(b, quoted.p + run, i - run);
+            buf_adds(b, escape);
+            run = i + n;
+        }
+    }
+    buf_add(b, buf_cstr(&quoted) + run, quoted.n - run);
+    b->failed = b->failed || quoted.failed;
+    buf_free(&quoted);
+}
+
 /* Integers as they are; anything with a point or an exponent is a float to Python. */
 static void write_python_number(struct buf *b, const struct json *v)
 {

@@ -280,8 +280,11 @@ static void test_keyset(void **state)
         }
         for (int i = 0; i < 1000; i++) {
             assert_int_equal(keyset_add(&s, slice_of(keys[i])), i);
+            assert_int_equal(keyset_find(&s, slice_of(keys[i])), i);
         }
+        assert_true(keyset_find(&s, SLICE("1")) == KEYSET_NONE);
         keyset_clear(&s);
+        assert_true(keyset_find(&s, SLICE("0")) == KEYSET_NONE);
         assert_int_equal(keyset_add(&s, SLICE("")), 0);
         assert_int_equal(keyset_add(&s, SLICE("a\0b")), 1);
         assert_int_equal(keyset_add(&s, SLICE("a\0c")), 2);

@@ -160,6 +160,10 @@ static void test_strings(void **state)
     json_write_str(&out, SLICE("a\xff\"\xE2\x82z"));
     assert_string_equal(buf_cstr(&out), "\"a\xEF\xBF\xBD\\\"\xEF\xBF\xBDz\"");
     buf_clear(&out);
+    json_write_line_str(&out,
+                        SLICE("\xC2\x85 a\xE2\x80\xA8\xE2\x80\xA9\n\xE2\x80\xAA\xC2\x86"));
+    assert_string_equal(buf_cstr(&out), "\"\\u0085 a\\u2028\\u2029\\n\xE2\x80\xAA\xC2\x86\"");
+    buf_clear(&out);
     json_write_python_str(&out, (struct slice){NULL, 0});
     assert_string_equal(buf_cstr(&out), "\"\"");
     buf_clear(&out);
