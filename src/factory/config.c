@@ -19,68 +19,66 @@ enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 struct field {
     const char *hf, *official;
-    size_t at; /* offset in struct model_config */
-    bool is_double;
+    size_t at; /* offset in struct shape */
+    bool is_float;
     bool required;
     double def;      /* when absent and not required */
     double min, max; /* inclusive */
 };
 
-#define U32(hf, official, member, min, max)                                           \
-    {                                                                                 \
-        hf, official, offsetof(struct model_config, member), false, true, 0, min, max \
+#define U32(hf, official, member, min, max)                                    \
+    {                                                                          \
+        hf, official, offsetof(struct shape, member), false, true, 0, min, max \
     }
-#define OPT_U32(hf, official, member, def, min, max)                                     \
-    {                                                                                    \
-        hf, official, offsetof(struct model_config, member), false, false, def, min, max \
+#define OPT_U32(hf, official, member, def, min, max)                              \
+    {                                                                             \
+        hf, official, offsetof(struct shape, member), false, false, def, min, max \
     }
-#define F64(hf, official, member, min, max)                                          \
-    {                                                                                \
-        hf, official, offsetof(struct model_config, member), true, true, 0, min, max \
+#define F32(hf, official, member, min, max)                                   \
+    {                                                                         \
+        hf, official, offsetof(struct shape, member), true, true, 0, min, max \
     }
-#define OPT_F64(hf, official, member, def, min, max)                                    \
-    {                                                                                   \
-        hf, official, offsetof(struct model_config, member), true, false, def, min, max \
+#define OPT_F32(hf, official, member, def, min, max)                             \
+    {                                                                            \
+        hf, official, offsetof(struct shape, member), true, false, def, min, max \
     }
 
-/* Largest sizes: far above V4 Pro, small enough that products of three stay inside 64 bits. */
-#define DIM_MAX (1 << 20)
-
+/* The ranges are those of the loader (model/shape.c): what is converted can be loaded. */
 static const struct field fields[] = {
-    U32("vocab_size", "vocab_size", vocab, 1, 1 << 24),
-    U32("hidden_size", "dim", width, 1, DIM_MAX),
-    U32("num_hidden_layers", "n_layers", n_layers, 1, CONFIG_MAX_LAYERS),
-    U32("num_attention_heads", "n_heads", n_heads, 1, 4096),
-    U32("head_dim", "head_dim", head_dim, 2, 65536),
-    U32("qk_rope_head_dim", "rope_head_dim", rope_dim, 2, 65536),
-    U32("q_lora_rank", "q_lora_rank", q_lora, 1, DIM_MAX),
-    U32("o_groups", "o_groups", o_groups, 1, 4096),
-    U32("o_lora_rank", "o_lora_rank", o_lora, 1, DIM_MAX),
-    U32("sliding_window", "window_size", window, 1, DIM_MAX),
-    U32("index_n_heads", "index_n_heads", index_heads, 1, 4096),
-    U32("index_head_dim", "index_head_dim", index_dim, 2, 65536),
-    U32("index_topk", "index_topk", index_top_k, 1, DIM_MAX),
-    U32("moe_intermediate_size", "moe_inter_dim", expert_ffn, 1, DIM_MAX),
-    U32("n_routed_experts", "n_routed_experts", n_experts, 1, 65536),
-    U32("num_experts_per_tok", "n_activated_experts", n_experts_used, 1, 65536),
-    U32("num_hash_layers", "n_hash_layers", n_hash_layers, 0, CONFIG_MAX_LAYERS),
-    F64("routed_scaling_factor", "route_scale", route_scale, 1e-30, 1e30),
-    OPT_F64("swiglu_limit", "swiglu_limit", swiglu_limit, 0, 0, 1e30),
-    U32("hc_mult", "hc_mult", hc, 1, 64),
+    U32("vocab_size", "vocab_size", n_vocab, 1, 1 << 24),
+    U32("hidden_size", "dim", d, 1, 65536),
+    U32("num_hidden_layers", "n_layers", n_layer, 1, SHAPE_MAX_LAYERS),
+    U32("num_attention_heads", "n_heads", n_head, 1, 1024),
+    U32("head_dim", "head_dim", head_dim, 2, 4096),
+    U32("qk_rope_head_dim", "rope_head_dim", rope_dim, 2, 2 * ROPE_MAX),
+    U32("q_lora_rank", "q_lora_rank", q_lora, 1, 65536),
+    U32("o_groups", "o_groups", o_groups, 1, 1024),
+    U32("o_lora_rank", "o_lora_rank", o_lora, 1, 65536),
+    U32("sliding_window", "window_size", window, 1, 65536),
+    U32("index_n_heads", "index_n_heads", index_heads, 1, 1024),
+    U32("index_head_dim", "index_head_dim", index_dim, 2, 4096),
+    U32("index_topk", "index_topk", index_topk, 1, 65536),
+    U32("moe_intermediate_size", "moe_inter_dim", n_ff, 1, 65536),
+    U32("n_routed_experts", "n_routed_experts", n_expert, 1, 4096),
+    U32("num_experts_per_tok", "n_activated_experts", n_used, 1, 64),
+    U32("num_hash_layers", "n_hash_layers", n_hash, 0, SHAPE_MAX_LAYERS),
+    F32("routed_scaling_factor", "route_scale", route_scale, 1e-6, 1e6),
+    U32("hc_mult", "hc_mult", hc, 1, 16),
     U32("hc_sinkhorn_iters", "hc_sinkhorn_iters", sinkhorn_iters, 1, 1000),
-    OPT_F64("hc_eps", "hc_eps", hc_eps, 1e-6, 0, 1),
-    OPT_F64("rms_norm_eps", "norm_eps", norm_eps, 1e-6, 0, 1),
-    F64("rope_theta", "rope_theta", rope_theta, 1, 1e30),
-    F64("compress_rope_theta", "compress_rope_theta", compress_theta, 1, 1e30),
-    OPT_U32("max_position_embeddings", "max_position_embeddings", max_context, 1048576, 1,
-            1 << 30),
+    OPT_F32("hc_eps", "hc_eps", hc_eps, 1e-6, 0, 1),
+    OPT_F32("rms_norm_eps", "norm_eps", eps, 1e-6, 0, 1),
+    F32("rope_theta", "rope_theta", theta, 1.0001, 1e12),
+    F32("compress_rope_theta", "compress_rope_theta", theta_compress, 1.0001, 1e12),
+    OPT_U32("max_position_embeddings", "max_position_embeddings", max_ctx, 1048576, 1, 1 << 24),
+    /* one number for all layers; spread by config_parse */
+    OPT_F32("swiglu_limit", "swiglu_limit", swiglu_lim, 0, 0, 1e9),
 };
 
 static const struct field yarn_fields[] = {
-    F64("factor", "rope_factor", yarn_factor, 1e-6, 1e6),
-    U32("original_max_position_embeddings", "original_seq_len", yarn_context, 0, 1 << 30),
-    OPT_F64("beta_fast", "beta_fast", yarn_beta_fast, 32, 1e-6, 1e6),
-    OPT_F64("beta_slow", "beta_slow", yarn_beta_slow, 1, 1e-6, 1e6),
+    F32("factor", "rope_factor", yarn_factor, 1e-3, 1e6),
+    U32("original_max_position_embeddings", "original_seq_len", yarn_orig, 0, 1 << 30),
+    OPT_F32("beta_fast", "beta_fast", yarn_beta_fast, 32, 1e-6, 1e6),
+    OPT_F32("beta_slow", "beta_slow", yarn_beta_slow, 1, 1e-6, 1e6),
 };
 
 static bool present(const struct json *v)
@@ -88,7 +86,7 @@ static bool present(const struct json *v)
     return v && v->type != JSON_NULL;
 }
 
-static int read_field(struct model_config *c, const struct field *f, const struct json *obj,
+static int read_field(struct shape *s, const struct field *f, const struct json *obj,
                       const char *label, fathom_err *err)
 {
     const struct json *v = json_get(obj, f->hf);
@@ -105,25 +103,26 @@ static int read_field(struct model_config *c, const struct field *f, const struc
     } else if (!json_double(v, &d)) {
         return err_set(err, FATHOM_EFORMAT, "%s: %s is not a number", label, name);
     }
-    if (!(d >= f->min && d <= f->max) || (!f->is_double && d != floor(d))) {
+    if (!(d >= f->min && d <= f->max) || (!f->is_float && d != floor(d))) {
         return err_set(err, FATHOM_EFORMAT, "%s: %s is %g, expected %s from %g to %g", label,
-                       name, d, f->is_double ? "a number" : "a whole number", f->min, f->max);
+                       name, d, f->is_float ? "a number" : "a whole number", f->min, f->max);
     }
-    if (f->is_double) {
-        memcpy((char *)c + f->at, &d, sizeof d);
+    if (f->is_float) {
+        float v32 = (float)d;
+        memcpy((char *)s + f->at, &v32, sizeof v32);
     } else {
         uint32_t u = (uint32_t)d;
-        memcpy((char *)c + f->at, &u, sizeof u);
+        memcpy((char *)s + f->at, &u, sizeof u);
     }
     return 0;
 }
 
-static int read_yarn(struct model_config *c, const struct json *root, const char *label,
+static int read_yarn(struct shape *s, const struct json *root, const char *label,
                      fathom_err *err)
 {
     const struct json *scaling = json_get(root, "rope_scaling");
     const struct json *obj = root;
-    c->yarn_factor = c->yarn_beta_fast = c->yarn_beta_slow = 1;
+    s->yarn_factor = s->yarn_beta_fast = s->yarn_beta_slow = 1;
     if (present(scaling)) {
         struct slice type = json_str(json_get(scaling, "type"));
         if (!type.p) {
@@ -138,7 +137,7 @@ static int read_yarn(struct model_config *c, const struct json *root, const char
         return 0; /* no YaRN */
     }
     for (size_t i = 0; i < ARRAY_LEN(yarn_fields); i++) {
-        int rc = read_field(c, &yarn_fields[i], obj, label, err);
+        int rc = read_field(s, &yarn_fields[i], obj, label, err);
         if (rc) {
             return rc;
         }
@@ -146,34 +145,27 @@ static int read_yarn(struct model_config *c, const struct json *root, const char
     return 0;
 }
 
-static int read_ratios(struct model_config *c, const struct json *root, const char *label,
+static int read_ratios(struct shape *s, const struct json *root, const char *label,
                        fathom_err *err)
 {
     const struct json *arr = json_get(root, "compress_ratios");
     if (!present(arr)) {
         return err_set(err, FATHOM_EFORMAT, "%s: key compress_ratios is missing", label);
     }
-    if (arr->type != JSON_ARRAY || arr->n < c->n_layers) {
+    if (arr->type != JSON_ARRAY || arr->n < s->n_layer) {
         return err_set(err, FATHOM_EFORMAT,
                        "%s: compress_ratios is no list of at least %u numbers, one per layer",
-                       label, c->n_layers);
+                       label, s->n_layer);
     }
-    uint32_t top = 0;
-    for (uint32_t l = 0; l < c->n_layers; l++) { /* further entries belong to drafting blocks */
+    s->max_ratio = 1;
+    for (uint32_t l = 0; l < s->n_layer; l++) { /* further entries belong to drafting blocks */
         int64_t r;
-        if (!json_int(json_at(arr, l), &r) || r < 0 || r > 65536) {
+        if (!json_int(json_at(arr, l), &r) || r < 0 || r > 4096) {
             return err_set(err, FATHOM_EFORMAT, "%s: compress_ratios[%u] is no ratio", label,
                            l);
         }
-        c->ratio[l] = (uint32_t)r;
-        top = MAX(top, c->ratio[l]);
-    }
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        if (c->ratio[l] && top % c->ratio[l]) {
-            return err_set(err, FATHOM_EFORMAT,
-                           "%s: compress_ratios[%u] is %u, no divisor of the largest, %u",
-                           label, l, c->ratio[l], top);
-        }
+        s->ratio[l] = (uint16_t)r;
+        s->max_ratio = MAX(s->max_ratio, (uint32_t)r);
     }
     return 0;
 }
@@ -230,28 +222,10 @@ static int check_architecture(const struct json *root, const char *label, fathom
     return 0;
 }
 
-/* The rules between sizes (model.md 1, "Constraints the arithmetic needs"). */
-static int check_shape(const struct model_config *c, const char *label, fathom_err *err)
-{
-    const char *what = NULL;
-    if (c->n_heads % c->o_groups) {
-        what = "num_attention_heads is no multiple of o_groups";
-    } else if (c->index_dim & (c->index_dim - 1)) {
-        what = "index_head_dim is no power of two";
-    } else if (c->rope_dim % 2 || c->rope_dim > c->head_dim || c->rope_dim > c->index_dim) {
-        what = "qk_rope_head_dim is odd or larger than a head";
-    } else if (c->n_experts_used > c->n_experts) {
-        what = "num_experts_per_tok is larger than n_routed_experts";
-    } else if (c->n_hash_layers > c->n_layers) {
-        what = "num_hash_layers is larger than num_hidden_layers";
-    }
-    return what ? err_set(err, FATHOM_EFORMAT, "%s: %s", label, what) : 0;
-}
-
-int config_parse(struct model_config *c, const char *text, size_t n, const char *label,
+int config_parse(struct shape *s, const char *text, size_t n, const char *label,
                  fathom_err *err)
 {
-    *c = (struct model_config){0};
+    *s = (struct shape){0};
     struct arena a = {0};
     struct json root;
     int rc = json_read(&root, &a, text, n, err);
@@ -263,28 +237,30 @@ int config_parse(struct model_config *c, const char *text, size_t n, const char 
         rc = check_architecture(&root, label, err);
     }
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(fields); i++) {
-        rc = read_field(c, &fields[i], &root, label, err);
+        rc = read_field(s, &fields[i], &root, label, err);
     }
-    if (rc == 0 && (rc = read_yarn(c, &root, label, err)) == 0 &&
-        (rc = read_ratios(c, &root, label, err)) == 0) {
-        rc = check_shape(c, label, err);
+    for (uint32_t l = 1; l < s->n_layer; l++) {
+        s->swiglu_lim[l] = s->swiglu_lim[0];
     }
+    rc = rc ? rc : read_yarn(s, &root, label, err);
+    rc = rc ? rc : read_ratios(s, &root, label, err);
     if (rc == 0) {
-        c->is_0731 =
+        s->release_0731 =
             json_get(&root, "dspark_block_size") || json_get(&root, "dspark_target_layer_ids");
+        rc = shape_check(s, false, label, err);
     }
     arena_fini(&a);
     return rc;
 }
 
-int config_read(struct model_config *c, const char *dir, fathom_err *err)
+int config_read(struct shape *s, const char *dir, fathom_err *err)
 {
     struct buf path = {0}, text = {0};
     buf_addf(&path, "%s/config.json", dir);
     int rc = path.failed ? err_nomem(err, "a path", path.n)
                          : file_read_all(&text, path.p, MAX_CONFIG_BYTES, err);
     if (rc == 0) {
-        rc = config_parse(c, buf_cstr(&text), text.n, path.p, err);
+        rc = config_parse(s, buf_cstr(&text), text.n, path.p, err);
     }
     buf_free(&text);
     buf_free(&path);

@@ -60,7 +60,7 @@ static int add_tokenizer(struct job *j, fathom_err *err)
         fclose(f);
         rc = tokenizer_from_json(&t, path.p, err);
         if (rc == 0) {
-            rc = meta_write_tokenizer(j->w, t, j->plan.config.vocab, err);
+            rc = meta_write_tokenizer(j->w, t, j->plan.shape.n_vocab, err);
             j->has_tokenizer = true;
         }
         tokenizer_free(t);
@@ -176,7 +176,8 @@ static void report_plan(const struct job *j)
         }
     }
     report(j, "recipe %s, release %s: %zu tensors, %llu bytes", p->recipe->name,
-           p->config.is_0731 ? "0731" : "preview", p->n, (unsigned long long)j->total_bytes);
+           p->shape.release_0731 ? "0731" : "preview", p->n,
+           (unsigned long long)j->total_bytes);
 }
 
 static int check_space(const struct job *j, fathom_err *err)
@@ -275,7 +276,7 @@ static int write_table(struct job *j, const struct plan_tensor *t, fathom_err *e
     int rc = 0;
     for (uint64_t row = 0; rc == 0 && row < t->def.rows; row += step) {
         uint64_t n = MIN(step, t->def.rows - row);
-        rc = source_table_rows(&t->mats[0], row, n, j->plan.config.n_experts, ids, err);
+        rc = source_table_rows(&t->mats[0], row, n, j->plan.shape.n_expert, ids, err);
         for (uint64_t i = 0; rc == 0 && i < n * cols; i++) {
             store_le32(j->coded + 4 * i, (uint32_t)ids[i]);
         }

@@ -19,7 +19,7 @@ struct convert_rule {
 struct convert_options {
     const char *dir;    /* config.json, model.safetensors or index + shards, tokenizer.json */
     const char *out;    /* target file */
-    const char *recipe; /* recipe.h */
+    const char *recipe; /* quant/recipe.h */
     const struct convert_rule *rules;
     size_t n_rules;
     int threads;                /* reserved; the result does not depend on it */

@@ -10,57 +10,55 @@
 
 enum { GATING_SQRT_SOFTPLUS = 4 };
 
-static void write_arrays(struct gguf_writer *w, const struct model_config *c)
+static void write_arrays(struct gguf_writer *w, const struct shape *s)
 {
-    int32_t ratio[CONFIG_MAX_LAYERS];
-    float clamp[CONFIG_MAX_LAYERS];
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        ratio[l] = (int32_t)c->ratio[l];
-        clamp[l] = (float)c->swiglu_limit;
+    int32_t ratio[SHAPE_MAX_LAYERS];
+    for (uint32_t l = 0; l < s->n_layer; l++) {
+        ratio[l] = (int32_t)s->ratio[l];
     }
-    gguf_writer_arr_i32(w, "deepseek4.attention.compress_ratios", ratio, c->n_layers);
-    gguf_writer_arr_f32(w, "deepseek4.swiglu_clamp_exp", clamp, c->n_layers);
+    gguf_writer_arr_i32(w, "deepseek4.attention.compress_ratios", ratio, s->n_layer);
+    gguf_writer_arr_f32(w, "deepseek4.swiglu_clamp_exp", s->swiglu_lim, s->n_layer);
 }
 
 void meta_write_model(struct gguf_writer *w, const struct plan *p, struct slice name)
 {
-    const struct model_config *c = &p->config;
+    const struct shape *s = &p->shape;
     gguf_writer_str(w, "general.architecture", SLICE("deepseek4"));
     gguf_writer_str(w, "general.type", SLICE("model"));
     gguf_writer_str(w, "general.name", name);
     gguf_writer_u32(w, "general.file_type", p->recipe->file_type);
     gguf_writer_u32(w, "general.quantization_version", 2);
-    gguf_writer_str(w, "fathom.release", c->is_0731 ? SLICE("0731") : SLICE("preview"));
+    gguf_writer_str(w, "fathom.release", s->release_0731 ? SLICE("0731") : SLICE("preview"));
 
     const struct {
         const char *key;
         uint32_t v;
     } ints[] = {
-        {"deepseek4.block_count", c->n_layers},
-        {"deepseek4.context_length", c->max_context},
-        {"deepseek4.embedding_length", c->width},
-        {"deepseek4.vocab_size", c->vocab},
-        {"deepseek4.attention.head_count", c->n_heads},
+        {"deepseek4.block_count", s->n_layer},
+        {"deepseek4.context_length", s->max_ctx},
+        {"deepseek4.embedding_length", s->d},
+        {"deepseek4.vocab_size", s->n_vocab},
+        {"deepseek4.attention.head_count", s->n_head},
         {"deepseek4.attention.head_count_kv", 1},
-        {"deepseek4.attention.key_length", c->head_dim},
-        {"deepseek4.attention.value_length", c->head_dim},
-        {"deepseek4.attention.q_lora_rank", c->q_lora},
-        {"deepseek4.attention.output_lora_rank", c->o_lora},
-        {"deepseek4.attention.output_group_count", c->o_groups},
-        {"deepseek4.attention.sliding_window", c->window},
-        {"deepseek4.attention.indexer.head_count", c->index_heads},
-        {"deepseek4.attention.indexer.key_length", c->index_dim},
-        {"deepseek4.attention.indexer.top_k", c->index_top_k},
-        {"deepseek4.rope.dimension_count", c->rope_dim},
-        {"deepseek4.rope.scaling.original_context_length", c->yarn_context},
-        {"deepseek4.expert_count", c->n_experts},
-        {"deepseek4.expert_used_count", c->n_experts_used},
+        {"deepseek4.attention.key_length", s->head_dim},
+        {"deepseek4.attention.value_length", s->head_dim},
+        {"deepseek4.attention.q_lora_rank", s->q_lora},
+        {"deepseek4.attention.output_lora_rank", s->o_lora},
+        {"deepseek4.attention.output_group_count", s->o_groups},
+        {"deepseek4.attention.sliding_window", s->window},
+        {"deepseek4.attention.indexer.head_count", s->index_heads},
+        {"deepseek4.attention.indexer.key_length", s->index_dim},
+        {"deepseek4.attention.indexer.top_k", s->index_topk},
+        {"deepseek4.rope.dimension_count", s->rope_dim},
+        {"deepseek4.rope.scaling.original_context_length", s->yarn_orig},
+        {"deepseek4.expert_count", s->n_expert},
+        {"deepseek4.expert_used_count", s->n_used},
         {"deepseek4.expert_shared_count", 1},
-        {"deepseek4.expert_feed_forward_length", c->expert_ffn},
+        {"deepseek4.expert_feed_forward_length", s->n_ff},
         {"deepseek4.expert_gating_func", GATING_SQRT_SOFTPLUS},
-        {"deepseek4.hash_layer_count", c->n_hash_layers},
-        {"deepseek4.hyper_connection.count", c->hc},
-        {"deepseek4.hyper_connection.sinkhorn_iterations", c->sinkhorn_iters},
+        {"deepseek4.hash_layer_count", s->n_hash},
+        {"deepseek4.hyper_connection.count", s->hc},
+        {"deepseek4.hyper_connection.sinkhorn_iterations", s->sinkhorn_iters},
         {"deepseek4.nextn_predict_layers", 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(ints); i++) {
@@ -68,24 +66,24 @@ void meta_write_model(struct gguf_writer *w, const struct plan *p, struct slice 
     }
     const struct {
         const char *key;
-        double v;
+        float v;
     } floats[] = {
-        {"deepseek4.attention.layer_norm_rms_epsilon", c->norm_eps},
-        {"deepseek4.attention.compress_rope_freq_base", c->compress_theta},
-        {"deepseek4.rope.freq_base", c->rope_theta},
-        {"deepseek4.rope.scaling.factor", c->yarn_factor},
-        {"deepseek4.rope.scaling.yarn_beta_fast", c->yarn_beta_fast},
-        {"deepseek4.rope.scaling.yarn_beta_slow", c->yarn_beta_slow},
-        {"deepseek4.expert_weights_scale", c->route_scale},
-        {"deepseek4.hyper_connection.epsilon", c->hc_eps},
+        {"deepseek4.attention.layer_norm_rms_epsilon", s->eps},
+        {"deepseek4.attention.compress_rope_freq_base", s->theta_compress},
+        {"deepseek4.rope.freq_base", s->theta},
+        {"deepseek4.rope.scaling.factor", s->yarn_factor},
+        {"deepseek4.rope.scaling.yarn_beta_fast", s->yarn_beta_fast},
+        {"deepseek4.rope.scaling.yarn_beta_slow", s->yarn_beta_slow},
+        {"deepseek4.expert_weights_scale", s->route_scale},
+        {"deepseek4.hyper_connection.epsilon", s->hc_eps},
     };
     for (size_t i = 0; i < ARRAY_LEN(floats); i++) {
-        gguf_writer_f32(w, floats[i].key, (float)floats[i].v);
+        gguf_writer_f32(w, floats[i].key, floats[i].v);
     }
     gguf_writer_str(w, "deepseek4.rope.scaling.type",
-                    c->yarn_context ? SLICE("yarn") : SLICE("none"));
+                    s->yarn_orig ? SLICE("yarn") : SLICE("none"));
     gguf_writer_bool(w, "deepseek4.expert_weights_norm", true);
-    write_arrays(w, c);
+    write_arrays(w, s);
 }
 
 /* n strings, appended to b one after the other by get, as slices. Returns NULL without memory.

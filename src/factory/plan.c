@@ -13,6 +13,39 @@
 #include "quant/encode.h"
 #include "quant/formats.h"
 
+double type_max_value(uint32_t type)
+{
+    switch (type) {
+    case QT_F16: return 65504.0;
+    case QT_Q8_0: return 127.0 * 65504.0; /* 127 codes of the largest scale */
+    case QT_BF16: return 0x1.FEp127;
+    default: return 0x1.FFFFFEp127;
+    }
+}
+
+bool name_matches(const char *pattern, const char *name)
+{
+    const char *star = NULL, *resume = NULL;
+    while (*name) {
+        if (*pattern == '*') {
+            star = pattern++; /* try the empty match first */
+            resume = name;
+        } else if (*pattern == *name) {
+            pattern++;
+            name++;
+        } else if (star) {
+            pattern = star + 1;
+            name = ++resume;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*') {
+        pattern++;
+    }
+    return *pattern == 0;
+}
+
 struct binder {
     struct plan *p;
     const struct convert_options *opt;
@@ -112,7 +145,7 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
 /* First type of the recipe's list for this role that fits. */
 static int choose_by_recipe(struct binder *b, struct plan_tensor *t, fathom_err *err)
 {
-    const int8_t *list = b->p->recipe->types[t->def.role];
+    const int8_t *list = b->p->recipe->type[t->def.role];
     size_t used = 0;
     for (int i = 0; list[i] >= 0; i++) {
         char why[96] = "";
@@ -148,14 +181,14 @@ static int choose_type(struct binder *b, struct plan_tensor *t, fathom_err *err)
 static int bind_all(struct binder *b, fathom_err *err)
 {
     struct plan *p = b->p;
-    p->n = names_count(&p->config);
+    p->n = names_count(&p->shape);
     struct tensor_def *defs = mem_alloc(p->n, sizeof *defs);
     p->t = arena_alloc(&p->arena, p->n * sizeof *p->t);
     if (!defs || !p->t) {
         mem_free(defs);
         return err_nomem(err, "the plan", p->n * sizeof *p->t);
     }
-    names_fill(&p->config, defs);
+    names_fill(&p->shape, defs);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < p->n; i++) {
         struct plan_tensor *t = &p->t[i];
@@ -199,7 +232,14 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
     if (!p->recipe) {
         return err && err->code ? err->code : FATHOM_EINVAL;
     }
-    int rc = config_read(&p->config, opt->dir, err);
+    if (!recipe_writable(p->recipe)) {
+        return err_set(
+            err, FATHOM_EUNSUPPORTED,
+            "recipe %s: this build has no quantiser for its expert formats; mxfp4 keeps "
+            "the experts of an official checkpoint at 4.25 bits without loss",
+            opt->recipe);
+    }
+    int rc = config_read(&p->shape, opt->dir, err);
     if (rc || (rc = st_open(&p->set, opt->dir, err)) != 0) {
         return rc;
     }

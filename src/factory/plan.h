@@ -5,7 +5,8 @@
 
 #include "base/mem.h"
 #include "factory/convert.h"
-#include "factory/recipe.h"
+#include "factory/config.h"
+#include "factory/names.h"
 #include "factory/source.h"
 
 struct plan_tensor {
@@ -16,7 +17,7 @@ struct plan_tensor {
 };
 
 struct plan {
-    struct model_config config;
+    struct shape shape;
     const struct recipe *recipe;
     struct st_set *set;    /* owned */
     struct plan_tensor *t; /* owned through the arena, in file order */
@@ -30,6 +31,10 @@ struct plan {
 /* Reads config.json and the headers, binds and checks every tensor, chooses types. */
 int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err);
 void plan_free(struct plan *p); /* also safe after a failed plan_make */
+/* Largest magnitude that a type holds; above it a value would become infinite. */
+double type_max_value(uint32_t type);
+/* Matches a GGUF tensor name against a pattern in which '*' stands for any characters. */
+bool name_matches(const char *pattern, const char *name);
 /* Dimensions in GGUF order. */
 void plan_dims(const struct plan_tensor *t, uint64_t ne[3]);
 

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "base/rng.h"
+#include "factory/config.h"
 #include "factory/names.h"
 
 /* ---- temporary directory ---- */
@@ -102,7 +103,7 @@ struct made_set {
     struct made t[MADE_MAX];
     size_t n;
     char config[2048];
-    struct model_config c;
+    struct shape c;
 };
 
 static inline struct made *made_find(struct made_set *s, const char *name)
@@ -147,7 +148,7 @@ static inline void made_weight(struct made_set *s, const struct tensor_def *d, u
     if (d->role == ROLE_TABLE) {
         struct made *m = made_add(s, name, "I64", 2, d->rows, d->cols, n * 8);
         for (uint64_t i = 0; i < n; i++) {
-            store_le64(m->data.p + 8 * i, rng_below(g, s->c.n_experts));
+            store_le64(m->data.p + 8 * i, rng_below(g, s->c.n_expert));
         }
     } else if (d->rank == 3) {
         fill_codes(made_add(s, name, "I8", 2, d->rows, d->cols / 2, n / 2), g, 0, 256);
@@ -160,7 +161,7 @@ static inline void made_weight(struct made_set *s, const struct tensor_def *d, u
         }
         uint64_t r = (d->rows + 127) / 128, c = (d->cols + 127) / 128;
         fill_codes(made_add(s, scale, "F8_E8M0", 2, r, c, r * c), g, 110, 12);
-    } else if (d->role == ROLE_HC_FN || d->role == ROLE_APE ||
+    } else if (d->role == ROLE_HC_FN ||
                (d->role == ROLE_VECTOR && !strstr(name, "norm"))) {
         struct made *m = made_add(s, name, "F32", d->rank, d->rows, d->cols, n * 4);
         for (uint64_t i = 0; i < n; i++) {

@@ -11,7 +11,6 @@
 #include <cmocka.h>
 
 #include "factory/convert.h"
-#include "factory/recipe.h"
 #include "factory/safetensors.h"
 #include "factory/verify.h"
 #include "factory_common.h"
@@ -131,7 +130,7 @@ static void compare_matrix(const struct gguf_tensor *t, const struct tensor_def 
 }
 
 /* Every tensor of the file against its source; exact_type must be stored without any loss. */
-static void compare_all(struct gguf *g, const struct model_config *c, value_fn *value,
+static void compare_all(struct gguf *g, const struct shape *c, value_fn *value,
                         void *source, uint32_t exact_type)
 {
     size_t n = names_count(c);
@@ -289,7 +288,7 @@ static void test_mini(void **state)
     (void)state;
     struct mini m = {0};
     struct seen s = {0};
-    struct model_config c;
+    struct shape c;
     assert_int_equal(config_read(&c, "models/mini", NULL), 0);
     assert_int_equal(st_open(&m.set, "models/mini", NULL), 0);
     static const struct {
