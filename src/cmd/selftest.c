@@ -1,0 +1,218 @@
+/* selftest.c - `fathom selftest`: the golden model through every backend of this machine, by the
+ * same engine calls that an application makes. Per backend: published logits with simulations off
+ * and with native rows, and the same bits for several chunk sizes, thread counts and a rewind. The
+ * report says what the machine is, so that it can be pasted into a bug report. */
+#include "cmd/cmd.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/utsname.h>
+
+#include "backend/backend.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "cmd/golden.h"
+#include "json/json.h"
+
+enum { N = 300 };
+
+struct selftest {
+    const struct cli *o;
+    unsigned char *file;
+    size_t n_bytes;
+    uint32_t ids[N];
+    float *first, *again; /* [N][GOLDEN_VOCAB] */
+    struct buf b;
+    unsigned n_ok, n_failed, n_backends;
+};
+
+/* All logits of the golden sequence, `chunk` tokens a step, into out. */
+static int feed(fathom_engine *e, fathom_session *s, const struct selftest *t, uint32_t chunk,
+                uint32_t from, float *out, fathom_err *err)
+{
+    for (uint32_t i = from; i < N; i += chunk) {
+        uint32_t n = MIN(chunk, N - i);
+        struct fathom_work w = {.session = s, .n_tok = n, .want = FATHOM_WANT_ALL};
+        int rc = i ? fathom_session_append(s, t->ids + i, n, err)
+                   : fathom_session_set(s, t->ids, n, NULL, err);
+        rc = rc ? rc : fathom_step(e, &w, 1, err);
+        for (uint32_t k = 0; k < n && rc == 0; k++) {
+            memcpy(out + (size_t)(i + k) * GOLDEN_VOCAB, fathom_session_logits(s, k),
+                   GOLDEN_VOCAB * sizeof *out);
+        }
+        if (rc) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* Opens the engine and feeds; rewind_to: afterwards forget the tokens from there on and feed the
+ * rest again. */
+static int compute(struct selftest *t, const char *backend, bool sim, uint32_t chunk,
+                   uint32_t threads, uint32_t rewind_to, float *out, fathom_err *err)
+{
+    fathom_engine_options opt = {.model_data = t->file,
+                                 .model_bytes = t->n_bytes,
+                                 .backend = backend,
+                                 .n_threads = threads,
+                                 .max_ctx = 512,
+                                 .max_seq = 1,
+                                 .chunk = 64,
+                                 .page_tokens = 128,
+                                 .sim_off = !sim,
+                                 .cpu_mask = t->o->cpu_mask,
+                                 .debug = t->o->debug};
+    fathom_engine *e = NULL;
+    fathom_session *s = NULL;
+    int rc = fathom_engine_open(&e, &opt, err);
+    rc = rc ? rc : fathom_session_new(&s, e, err);
+    rc = rc ? rc : feed(e, s, t, chunk, 0, out, err);
+    if (rc == 0 && rewind_to) {
+        memset(out + (size_t)rewind_to * GOLDEN_VOCAB, 0,
+               (size_t)(N - rewind_to) * GOLDEN_VOCAB * sizeof *out);
+        rc = fathom_session_rewind(s, rewind_to, NULL, err);
+        rc = rc ? rc : feed(e, s, t, chunk, rewind_to, out, err);
+    }
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    return rc;
+}
+
+static void report(struct selftest *t, const char *backend, const char *what, bool ok,
+                   const char *note)
+{
+    if (t->o->json) {
+        buf_addf(&t->b, "%s{\"backend\":\"%s\",\"check\":\"%s\",\"ok\":%s,\"note\":",
+                 t->n_ok + t->n_failed ? "," : "", backend, what, ok ? "true" : "false");
+        json_write_str(&t->b, slice_of(note));
+        buf_addc(&t->b, '}');
+    } else {
+        buf_addf(&t->b, "  %-36s %s  %s\n", what, ok ? "ok    " : "FAILED", note);
+    }
+    t->n_ok += ok;
+    t->n_failed += !ok;
+}
+
+static void check_published(struct selftest *t, const char *backend, bool sim)
+{
+    const char *what = sim ? "published logits, native rows" : "published logits, F32 rows";
+    fathom_err err = {0};
+    char note[1100];
+    if (compute(t, backend, sim, 64, t->o->threads, 0, t->first, &err)) {
+        report(t, backend, what, false, err.msg);
+        return;
+    }
+    size_t n;
+    const struct golden_row *rows = golden_rows(sim, &n);
+    double worst = 0, tolerance = sim ? 1e-3 : 1e-4;
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) {
+        const float *l = t->first + (size_t)rows[i].p * GOLDEN_VOCAB;
+        uint32_t best = 0;
+        double sum = 0;
+        for (uint32_t k = 0; k < GOLDEN_VOCAB; k++) {
+            best = l[k] > l[best] ? k : best;
+            sum += fabs((double)l[k]);
+        }
+        for (int k = 0; k < 4; k++) {
+            double d = fabs((double)l[k] - rows[i].logits[k]);
+            worst = d <= worst ? worst : d; /* a NaN sticks */
+        }
+        ok = ok && best == rows[i].argmax && fabs(sum - rows[i].sum_abs) <= 20 * tolerance;
+    }
+    ok = ok && worst <= tolerance;
+    snprintf(note, sizeof note, "largest difference %.1e, allowed %.0e", worst, tolerance);
+    report(t, backend, what, ok, note);
+}
+
+/* The same bits as the first run (chunk 64). */
+static void check_same(struct selftest *t, const char *backend, const char *what,
+                       uint32_t chunk, uint32_t threads, uint32_t rewind_to)
+{
+    fathom_err err = {0};
+    if (compute(t, backend, true, chunk, threads, rewind_to, t->again, &err)) {
+        report(t, backend, what, false, err.msg);
+        return;
+    }
+    bool same = memcmp(t->first, t->again, sizeof(float) * N * GOLDEN_VOCAB) == 0;
+    report(t, backend, what, same, same ? "same bits" : "different bits");
+}
+
+static void one_backend(struct selftest *t, const struct backend *b)
+{
+    struct backend_info info = {0};
+    fathom_err err = {0};
+    int rc = b->probe(&info, &err);
+    if (rc || !info.available) {
+        cmd_note("backend %s is not available here: %s", b->name, err.msg);
+        return;
+    }
+    t->n_backends++;
+    double start = clock_now();
+    if (!t->o->json) {
+        buf_addf(&t->b, "backend %s: %s, %u units, %s, %s\n", b->name, info.device_name,
+                 info.n_units, cmd_bytes(info.memory_bytes), info.features);
+    }
+    check_published(t, b->name, false);
+    check_published(t, b->name, true);
+    check_same(t, b->name, "one token a step", 1, t->o->threads, 0);
+    check_same(t, b->name, "7 tokens a step, 1 thread", 7, 1, 0);
+    check_same(t, b->name, "13 tokens a step, 3 threads", 13, 3, 0);
+    check_same(t, b->name, "rewind to 150 and again", 64, t->o->threads, 150);
+    if (!t->o->json) {
+        buf_addf(&t->b, "  %.1f s\n", clock_now() - start);
+    }
+}
+
+static void run_backends(struct selftest *t)
+{
+    struct utsname u;
+    if (!t->o->json && uname(&u) == 0) {
+        buf_addf(&t->b, "fathom %s, %s %s %s\n", fathom_version(), u.sysname, u.release,
+                 u.machine);
+    } else if (t->o->json) {
+        buf_addf(&t->b, "{\"version\":\"%s\",\"checks\":[", fathom_version());
+    }
+    const struct backend *b;
+    for (size_t i = 0; (b = backend_at(i)) != NULL; i++) {
+        if (!t->o->backend || strcmp(t->o->backend, b->name) == 0) {
+            one_backend(t, b);
+        }
+    }
+    if (t->o->json) {
+        buf_addf(&t->b, "],\"passed\":%u,\"failed\":%u}\n", t->n_ok, t->n_failed);
+    } else {
+        buf_addf(&t->b, "%u passed, %u failed\n", t->n_ok, t->n_failed);
+    }
+}
+
+int cmd_selftest(struct cli *o)
+{
+    struct selftest t = {.o = o};
+    fathom_err err = {0};
+    if (o->backend && !backend_by_name(o->backend)) {
+        return cmd_usage(o, "no backend \"%s\" in this build", o->backend);
+    }
+    t.first = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
+    t.again = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
+    int rc = t.first && t.again ? golden_build(&t.file, &t.n_bytes, &err)
+                                : err_nomem(&err, "selftest", N * GOLDEN_VOCAB * 8);
+    int code;
+    if (rc) {
+        code = cmd_fail("selftest", &err);
+    } else {
+        for (uint32_t i = 0; i < N; i++) {
+            t.ids[i] = golden_id(i);
+        }
+        run_backends(&t);
+        bool ok = t.n_failed == 0 && t.n_backends > 0;
+        code = cmd_print(&t.b);
+        code = code ? code : ok ? EXIT_DONE : EXIT_RUNTIME;
+    }
+    mem_free(t.file);
+    mem_free(t.first);
+    mem_free(t.again);
+    return code;
+}
