@@ -1,0 +1,37 @@
+/* engine.h - what an open engine consists of, for the program's own tools (explain, logits,
+ * selftest, imatrix, eval) and tests. Everything an application needs is in fathom/fathom.h.
+ * All pointers are borrowed from the engine. Thread rule: engine thread. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "fathom/fathom.h"
+
+#include "kv/state.h"
+#include "model/forward.h"
+
+struct gguf;
+struct tokenizer;
+
+const struct shape *engine_shape(const fathom_engine *e);
+const struct layout *engine_layout(const fathom_engine *e);
+const struct weights *engine_weights(const fathom_engine *e);
+const struct gguf *engine_gguf(const fathom_engine *e);
+const struct tokenizer *engine_tokenizer(const fathom_engine *e); /* NULL: file has none */
+const struct kv_pool *engine_pool(const fathom_engine *e);
+
+/* Size classes in ascending order; the recorded program of class i < engine_n_classes. */
+uint32_t engine_n_classes(const fathom_engine *e);
+const struct program *engine_program(const fathom_engine *e, uint32_t i);
+/* The class that a step of n_tok tokens uses. */
+uint32_t engine_class_of(const fathom_engine *e, uint32_t n_tok);
+
+/* The backend and its open device; the buffer of SPACE_ARENA operands, for reading in a trace. */
+const struct backend *engine_backend(const fathom_engine *e, struct device **dev);
+struct buffer *engine_arena(const fathom_engine *e);
+/* Traces the following steps; NULL or kinds 0 switches it off. */
+void engine_trace(fathom_engine *e, const struct backend_trace *t);
+
+/* The sequence state of a session. */
+const struct kv_state *session_state(const fathom_session *s);
+
+#endif
