@@ -492,8 +492,10 @@ static inline void golden_step(struct golden_run *r, const struct golden_part *p
     }
     s.n_out = s.n_tok;
     fathom_err err = {0};
+    mem_guard_begin();
     GOLDEN_CHECK(r->be->submit(r->dev, r->ex, &s, &err) == 0, err.msg);
     GOLDEN_CHECK(r->be->wait(r->dev, &err) == 0, err.msg);
+    GOLDEN_CHECK(mem_guard_end() == 0, "a step allocated memory");
     for (uint32_t i = 0; i < s.n_out && logits; i++) {
         r->be->buf_read(r->dev, r->bind.io,
                         r->p->io_logits.offset + i * r->p->io_logits.row_bytes,

@@ -208,6 +208,12 @@ static int check_seq(const struct host_step *hs, const struct step *s, uint32_t 
         return err_set(err, FATHOM_EINVAL, "step: sequence %u: state slot %u, start %u", i,
                        q->state, q->start);
     }
+    for (uint32_t j = 0; j < i; j++) {
+        if (s->seq[j].state == q->state) {
+            return err_set(err, FATHOM_EINVAL, "step: sequences %u and %u share state slot %u",
+                           j, i, q->state);
+        }
+    }
     if (p->page_bytes && (q->page0 > s->n_page || q->n_page > s->n_page - q->page0 ||
                           q->n_page < pages_of(p, end))) {
         return err_set(err, FATHOM_EINVAL, "step: sequence %u has %u pages for %llu tokens", i,

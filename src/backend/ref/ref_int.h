@@ -50,8 +50,14 @@ static inline double lanes16_sum(double c[16])
 static inline double dot_f32(const float *w, const float *x, size_t n)
 {
     double c[16] = {0};
-    for (size_t i = 0; i < n; i++) {
-        c[i % 16] += (double)w[i] * (double)x[i]; /* the product of two floats is exact */
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) { /* element i goes to lane i % 16 */
+        for (size_t l = 0; l < 16; l++) {
+            c[l] += (double)w[i + l] * (double)x[i + l]; /* exact product of two floats */
+        }
+    }
+    for (; i < n; i++) {
+        c[i % 16] += (double)w[i] * (double)x[i];
     }
     return lanes16_sum(c);
 }
