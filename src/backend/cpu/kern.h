@@ -1,0 +1,153 @@
+/* kern.h - the table of compute kernels of the cpu backend, one instance per instruction-set
+ * tier. kern_c.h is the one source of all of them; kern_c.c and x86/kern_*.c compile it with
+ * different flags and vocabularies (vec_c.h). All tiers give the same bits for every input that
+ * holds no NaN, and NaN in the same places.
+ *
+ * Kernels are pure: plain pointers in and out, no step, no operands, no threads. Pointers to
+ * weights need no alignment. */
+#ifndef CPU_KERN_H
+#define CPU_KERN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "op/op.h"
+
+/* Bits of backend_config.cpu_mask. The portable tier is always allowed. */
+enum cpu_tier { CPU_TIER_C = 1, CPU_TIER_AVX2 = 2, CPU_TIER_AVX512 = 4 };
+
+enum {
+    KERN_PANEL = 16,  /* weight rows of a packed panel: one lane a row */
+    KERN_ROWS = 32,   /* weight rows of a product block: two panels; also one A8 block */
+    KERN_TOKENS = 8,  /* tokens of a packed tile */
+    KERN_HEADS = 16,  /* heads of an attention group */
+    KERN_SPLIT = 128, /* ATTN entries of one split (op.h) */
+    KERN_CHUNK = 32,  /* HC_MIX columns of one chunk (op.h) */
+};
+
+/* Packed forms. A dot product visits its 16 partial sums ("lanes" of op.h) in the order 0, 8, 4,
+ * 12, ..., 15 in which the halving tree joins them, and for each lane its terms ascending. Terms
+ * are packed in exactly that order, so that kernels read straight ahead.
+ * F32: a panel holds for each element 16 floats (one per row), a tile 8 floats (one per token).
+ * A8: blocks of 32 elements instead of elements: */
+struct pack_w {                   /* one block of 16 rows */
+    int16_t w[16][KERN_PANEL][2]; /* [pair of elements][row] */
+    float d[KERN_PANEL], m[KERN_PANEL];
+    int16_t mc[KERN_PANEL][2];
+};
+struct pack_x { /* one block of 8 tokens */
+    int16_t q[16][KERN_TOKENS][2];
+    float d[KERN_TOKENS];
+    int16_t sum[KERN_TOKENS][2];
+};
+
+/* Integer form of one weight row (quant_codes32), n elements. */
+struct row_codes {
+    int16_t *w;   /* [n] */
+    float *d;     /* [n / 32] */
+    float *m;     /* [n / 32] */
+    int16_t *mc;  /* [n / 16] */
+    bool has_min; /* m and mc matter */
+};
+/* The planes of one A8 row, from some block on. */
+struct act_codes {
+    const int8_t *q;
+    const float *d;
+    const int16_t *sum;
+};
+
+struct cpu_kern {
+    const char *name; /* "c", "avx2", "avx512" */
+
+    /* ---- weights to numbers ---- */
+    /* Elements [k0, k0 + n) of a row as floats; k0 and n as quant_decode. */
+    void (*weight_decode)(uint32_t type, const void *row, size_t k0, size_t n, float *out);
+    void (*weight_codes)(uint32_t type, const void *row, size_t n, struct row_codes *out);
+
+    /* ---- products, one row at a time: few tokens ---- */
+    /* out[t * out_ld + r] = DOT(row r, x[t]), F32 form; type F32, F16 or BF16. */
+    void (*rows_f32)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                     const float *const *x, uint32_t n_tok, size_t n, float *out,
+                     size_t out_ld);
+    /* out[t * out_ld] = DOT(row, x[t]), A8 form. */
+    void (*row_a8)(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
+                   size_t n, float *out, size_t out_ld);
+
+    /* ---- products of packed blocks: many tokens ---- */
+    /* n_row <= 16 decoded rows of n floats, stride ld, into one panel; missing rows are zero. */
+    void (*pack_rows_f32)(const float *w, size_t ld, uint32_t n_row, size_t n, float *panel);
+    void (*pack_row_a8)(const struct row_codes *w, uint32_t r, size_t n, struct pack_w *panel);
+    /* 16 tokens into two tiles. */
+    void (*pack_tokens_f32)(const float *const x[16], size_t n, float *lo, float *hi);
+    void (*pack_tokens_a8)(const struct act_codes x[8], size_t n, struct pack_x *tile);
+    /* out[t][r] for two panels (32 rows) and one tile (8 tokens). */
+    void (*tile_f32)(const float *lo, const float *hi, const float *x, size_t n,
+                     float out[KERN_TOKENS][KERN_ROWS]);
+    void (*tile_a8)(const struct pack_w *lo, const struct pack_w *hi, const struct pack_x *x,
+                    size_t n, bool has_min, float out[KERN_TOKENS][KERN_ROWS]);
+
+    /* ---- vectors ---- */
+    void (*exp_vec)(float *x, size_t n); /* in place */
+    float (*sum_squares)(const float *x, size_t n);
+    /* y = (x * r) * w, or x * r without w. */
+    void (*scale_vec)(const float *x, float r, const float *w, size_t n, float *y);
+    /* h = (g / (1 + exp(-g))) * u, clamped if lim > 0, then * wt if use_wt; in place on g. */
+    void (*swiglu)(float *g, const float *u, size_t n, float lim, const float *wt);
+    void (*add_vec)(float *y, const float *x, size_t n); /* y += x */
+    /* Stored row to floats, as row_decode. */
+    void (*row_floats)(const struct row_geom *g, const void *codes, const void *scales,
+                       float *out);
+
+    /* ---- hyper-connections ---- */
+    /* Chunk of HC_MIX: fn [m][hc][32] and x [hc][32], both with zeros behind the last column;
+     * out[0..m] as mixp. */
+    void (*hc_chunk)(const float *fn, const float *x, uint32_t hc, uint32_t m, float *out);
+    /* y[d] = fma over j of w[j] * x[j * ld + d]. */
+    void (*hc_collapse)(const float *x, size_t ld, const float *w, uint32_t hc, size_t n,
+                        float *y);
+    /* HCpost on columns [0, n) of x[j * ld]. */
+    void (*hc_post)(float *x, size_t ld, const float *post, const float *comb, uint32_t hc,
+                    const float *y, size_t n);
+
+    /* ---- attention; q and o [heads][n], s [entry][16 heads] ---- */
+    void (*attn_scores)(const float *q, uint32_t heads, const float *const *rows,
+                        uint32_t n_row, size_t n, float scale, float (*s)[KERN_HEADS]);
+    /* Per head: max over entries, s = exp(s - max), sum in entry order. */
+    void (*attn_softmax)(float (*s)[KERN_HEADS], uint32_t n_row, float *max, float *sum);
+    void (*attn_values)(const float (*e)[KERN_HEADS], uint32_t heads, const float *const *rows,
+                        uint32_t n_row, size_t n, float *o);
+    /* o = o * a + p * b */
+    void (*attn_merge)(float *o, float a, const float *p, float b, size_t n);
+    void (*div_vec)(float *x, float by, size_t n);
+
+    /* ---- compressor: softmax-weighted sum of n_pos positions, per channel ---- */
+    /* ape[i] is added to g[i] if not NULL. */
+    void (*pool)(const float *const *a, const float *const *g, const float *const *ape,
+                 uint32_t n_pos, size_t n, float *out);
+
+    /* ---- indexer ---- */
+    /* 16 decoded rows of n floats, stride n, to one panel of lanes: per group of 32 in the order
+     * of the F32 panels. */
+    void (*index_pack)(const float *rows, uint32_t n_row, size_t n, float *panel);
+    /* q in the same order: [heads][n]. */
+    void (*index_order)(const float *q, size_t n, float *out);
+    void (*index_scores)(const float *panel, const float *q, const float *w, uint32_t heads,
+                         size_t n, float out[KERN_PANEL]);
+
+    /* ---- pick ---- */
+    /* Sum of exp(x[i] - max), lanes16 with plain adds; masked-out entries hold -inf. */
+    float (*exp_sum)(const float *x, size_t n, float max);
+};
+
+/* Each fills the table with the kernels of its tier. */
+void kern_init_c(struct cpu_kern *k);
+void kern_init_avx2(struct cpu_kern *k);
+void kern_init_avx512(struct cpu_kern *k);
+
+/* The best table that this machine and `mask` (0 = all) allow; returns the tier. */
+enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask);
+/* Tiers this machine can run, as a mask. */
+uint32_t kern_available(void);
+
+#endif

@@ -1,0 +1,46 @@
+/* kern_c.c - the portable tier: kern_c.h with the plain C vocabulary, and the choice of a tier.
+ * On arm64 this is the tier in use (fused multiply-add is baseline there); on x86-64 it is the
+ * fallback for processors without AVX2 and the yardstick of the others. The ladder follows: start
+ * with C, then overwrite the table by each tier that the processor has and the mask allows. */
+#include "backend/cpu/vec_c.h"
+#define KERN_NAME "c"
+#define KERN_INIT kern_init_c
+#include "backend/cpu/kern_c.h"
+
+uint32_t kern_available(void)
+{
+    uint32_t tiers = CPU_TIER_C;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2")) {
+        tiers |= CPU_TIER_AVX2;
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512vl")) {
+            tiers |= CPU_TIER_AVX512;
+        }
+    }
+#endif
+    return tiers;
+}
+
+enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
+{
+    uint32_t tiers = kern_available() & (mask ? mask : UINT32_MAX);
+    enum cpu_tier tier = CPU_TIER_C;
+    kern_init_c(k);
+#if defined(__x86_64__)
+    if (tiers & CPU_TIER_AVX2) {
+        kern_init_avx2(k);
+        tier = CPU_TIER_AVX2;
+    }
+    if (tiers & CPU_TIER_AVX512) {
+        kern_init_avx512(k);
+        tier = CPU_TIER_AVX512;
+    }
+#else
+    (void)tiers;
+#endif
+    return tier;
+}

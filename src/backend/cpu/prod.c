@@ -1,0 +1,267 @@
+/* prod.c - products of weights and activations (prod.h): gathering tokens, decoding and packing
+ * weights, choosing the kernel. No arithmetic on values happens here.
+ *
+ * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens, tile
+ * by tile; the tiles stay in the second-level cache meanwhile. Weights of block formats that read
+ * F32 activations (oracle runs) are decoded to floats first and then treated as F32.
+ * Read next: linear.c. */
+#include "backend/cpu/prod.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "quant/formats.h"
+
+static uint32_t pad_tok(uint32_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t cols,
+                   uint32_t acts)
+{
+    uint32_t max_tok = MIN(n_tok, (uint32_t)CPU_PACK_TOKENS), pad = pad_tok(max_tok);
+    bool f32 = (acts >> FORM_F32 & 1) != 0, a8 = (acts >> FORM_A8 & 1) != 0;
+    bool packed = max_tok > CPU_FEW;
+    uint64_t blocks = cols / 32;
+    *p = (struct prod_tmp){.max_tok = max_tok};
+    p->rows_f32 = carve_take(c, pad, sizeof *p->rows_f32);
+    p->rows_a8 = carve_take(c, pad, sizeof *p->rows_a8);
+    p->out[0] = carve_take(c, pad, sizeof *p->out[0]);
+    p->out[1] = carve_take(c, pad, sizeof *p->out[1]);
+    if (f32) {
+        p->wide = carve_take(c, (uint64_t)cols * KERN_PANEL, sizeof(float));
+    }
+    if (f32 && packed) {
+        p->tiles_f32 = carve_take(c, (uint64_t)cols * pad, sizeof(float));
+        p->panels_f32 = carve_take(c, (uint64_t)cols * KERN_ROWS, sizeof(float));
+    }
+    if (a8) {
+        p->codes.w = carve_take(c, cols, sizeof(int16_t));
+        p->codes.d = carve_take(c, blocks, sizeof(float));
+        p->codes.m = carve_take(c, blocks, sizeof(float));
+        p->codes.mc = carve_take(c, 2 * blocks, sizeof(int16_t));
+    }
+    if (a8 && packed) {
+        p->tiles_a8 = carve_take(c, blocks * (pad / KERN_TOKENS), sizeof(struct pack_x));
+        p->panels_a8 = carve_take(c, 2 * blocks, sizeof(struct pack_w));
+    }
+}
+
+void prod_x_set(struct prod_x *px, const struct worker *w, struct prod_tmp *tmp,
+                const struct opnd *x, const struct opnd *x_act, const uint32_t *row,
+                uint32_t row0, uint32_t n)
+{
+    assert(n <= tmp->max_tok);
+    *px = (struct prod_x){
+        .w = w, .tmp = tmp, .x = x, .x_act = x_act, .n = n, .row = row, .row0 = row0};
+}
+
+/* ---- tokens ---- */
+
+/* Pointers to the gathered rows from column col0 on; the pad repeats row 0. */
+static void gather_f32(struct prod_x *px, uint32_t col0, uint32_t pad)
+{
+    for (uint32_t i = 0; i < pad; i++) {
+        uint32_t j = i < px->n ? i : 0, row = px->row ? px->row[j] : px->row0 + j;
+        px->tmp->rows_f32[i] = (const float *)host_row(&px->w->e->h, px->x, row) + col0;
+    }
+}
+
+static void gather_a8(struct prod_x *px, uint32_t col0, uint32_t pad)
+{
+    uint32_t n = px->x_act->cols;
+    for (uint32_t i = 0; i < pad; i++) {
+        uint32_t j = i < px->n ? i : 0, row = px->row ? px->row[j] : px->row0 + j;
+        void *a8 = host_row(&px->w->e->h, px->x_act, row);
+        px->tmp->rows_a8[i] = (struct act_codes){.q = act8_q(a8) + col0,
+                                                 .d = act8_d(a8, n) + col0 / 32,
+                                                 .sum = act8_sum(a8, n) + col0 / 16};
+    }
+}
+
+static void pack_tokens(struct prod_x *px, uint32_t form, uint32_t cols, uint32_t pad)
+{
+    const struct cpu_kern *k = px->w->k;
+    struct prod_tmp *tmp = px->tmp;
+    if (form == FORM_F32) {
+        size_t tile = (size_t)cols * KERN_TOKENS;
+        for (uint32_t t = 0; t < pad; t += 16) {
+            float *lo = tmp->tiles_f32 + t / KERN_TOKENS * tile;
+            k->pack_tokens_f32(tmp->rows_f32 + t, cols, lo, lo + tile);
+        }
+    } else {
+        for (uint32_t t = 0; t < pad; t += KERN_TOKENS) {
+            k->pack_tokens_a8(tmp->rows_a8 + t, cols,
+                              tmp->tiles_a8 + (size_t)(t / KERN_TOKENS) * (cols / 32));
+        }
+    }
+}
+
+/* Makes the form's pointers (and tiles) for these columns, unless they are there. */
+static void need_tokens(struct prod_x *px, uint32_t form, uint32_t col0, uint32_t cols)
+{
+    if (px->ready[form] && px->col0[form] == col0 && px->cols[form] == cols) {
+        return;
+    }
+    bool packed = px->n > CPU_FEW;
+    uint32_t pad = packed ? pad_tok(px->n) : px->n;
+    if (form == FORM_F32) {
+        gather_f32(px, col0, pad);
+    } else {
+        gather_a8(px, col0, pad);
+    }
+    if (packed) {
+        pack_tokens(px, form, cols, pad);
+    }
+    px->ready[form] = true;
+    px->col0[form] = col0;
+    px->cols[form] = cols;
+}
+
+/* ---- weights ---- */
+
+struct wrows { /* the rows of one block */
+    const unsigned char *base;
+    size_t row_bytes;
+    uint32_t type, n_row, cols;
+};
+
+static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
+{
+    const struct cpu_kern *k = px->w->k;
+    const float *const *x = px->tmp->rows_f32;
+    if (qformat(r->type)->cls == QC_FLOAT) {
+        k->rows_f32(r->type, r->base, r->row_bytes, r->n_row, x, px->n, r->cols, out[0],
+                    KERN_ROWS);
+        return;
+    }
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        k->weight_decode(r->type, r->base + i * r->row_bytes, 0, r->cols, px->tmp->wide);
+        k->rows_f32(QT_F32, px->tmp->wide, 0, 1, x, px->n, r->cols, out[0] + i, KERN_ROWS);
+    }
+}
+
+static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
+{
+    const struct cpu_kern *k = px->w->k;
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        k->weight_codes(r->type, r->base + i * r->row_bytes, r->cols, &px->tmp->codes);
+        k->row_a8(&px->tmp->codes, px->tmp->rows_a8, px->n, r->cols, out[0] + i, KERN_ROWS);
+    }
+}
+
+static void many_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
+{
+    const struct cpu_kern *k = px->w->k;
+    struct prod_tmp *tmp = px->tmp;
+    size_t panel = (size_t)r->cols * KERN_PANEL, tile = (size_t)r->cols * KERN_TOKENS;
+    for (uint32_t p = 0; p < 2; p++) {
+        uint32_t first = p * KERN_PANEL;
+        uint32_t n = r->n_row > first ? MIN(r->n_row - first, (uint32_t)KERN_PANEL) : 0;
+        for (uint32_t i = 0; i < n; i++) {
+            k->weight_decode(r->type, r->base + (first + i) * r->row_bytes, 0, r->cols,
+                             tmp->wide + (size_t)i * r->cols);
+        }
+        k->pack_rows_f32(tmp->wide, r->cols, n, r->cols, tmp->panels_f32 + p * panel);
+    }
+    for (uint32_t t = 0; t < px->n; t += KERN_TOKENS) {
+        k->tile_f32(tmp->panels_f32, tmp->panels_f32 + panel,
+                    tmp->tiles_f32 + t / KERN_TOKENS * tile, r->cols, out + t);
+    }
+}
+
+static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
+{
+    const struct cpu_kern *k = px->w->k;
+    struct prod_tmp *tmp = px->tmp;
+    size_t blocks = r->cols / 32;
+    bool has_min = false;
+    for (uint32_t i = 0; i < KERN_ROWS; i++) { /* rows behind the last repeat it, unused */
+        if (i < r->n_row) {
+            k->weight_codes(r->type, r->base + i * r->row_bytes, r->cols, &tmp->codes);
+            has_min = tmp->codes.has_min;
+        }
+        k->pack_row_a8(&tmp->codes, i % KERN_PANEL, r->cols,
+                       tmp->panels_a8 + i / KERN_PANEL * blocks);
+    }
+    for (uint32_t t = 0; t < px->n; t += KERN_TOKENS) {
+        k->tile_a8(tmp->panels_a8, tmp->panels_a8 + blocks,
+                   tmp->tiles_a8 + t / KERN_TOKENS * blocks, r->cols, has_min, out + t);
+    }
+}
+
+void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,
+                uint32_t n_row, uint32_t col0, float (*out)[KERN_ROWS])
+{
+    const struct op_weight *weight = host_weight(&px->w->e->h, m);
+    struct wrows r = {.base = host_mat_row(&px->w->e->h, m, mat, r0),
+                      .row_bytes = (size_t)weight->row_bytes,
+                      .type = weight->type,
+                      .n_row = n_row,
+                      .cols = m->cols};
+    assert(n_row <= KERN_ROWS);
+    need_tokens(px, m->act, col0, m->cols);
+    bool packed = px->n > CPU_FEW;
+    if (m->act == FORM_F32) {
+        (packed ? many_f32 : few_f32)(px, &r, out);
+    } else {
+        (packed ? many_a8 : few_a8)(px, &r, out);
+    }
+}
+
+/* ---- cutting ---- */
+
+/* Few tokens: one item a block. Else token groups as large as a gathering, and block ranges so
+ * that there are about two items a worker, but rather long ranges: each item packs its tokens. */
+struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block)
+{
+    struct prod_grid g = {.n_tok = n_tok, .n_block = n_block};
+    if (n_tok == 0 || n_block == 0) {
+        return g;
+    }
+    if (n_tok <= CPU_FEW) {
+        g.tok_group = n_tok;
+        g.block_range = 1;
+        g.n_item = n_block;
+        return g;
+    }
+    uint32_t groups = (n_tok + CPU_PACK_TOKENS - 1) / CPU_PACK_TOKENS;
+    uint32_t want = 2 * w->n, most_groups = (n_tok + 63) / 64;
+    if (groups < want) { /* groups of 64 or more tokens still pay for a block's decoding */
+        groups = MIN(most_groups, MAX(groups, want));
+    }
+    uint32_t ranges = MAX((want + groups - 1) / groups, 1u);
+    ranges = MIN(ranges, groups >= want ? 1u : MAX(n_block / 2, 1u));
+    g.tok_group = pad_tok((n_tok + groups - 1) / groups);
+    g.block_range = (n_block + ranges - 1) / ranges;
+    g.n_item = ((n_tok + g.tok_group - 1) / g.tok_group) *
+               ((n_block + g.block_range - 1) / g.block_range);
+    return g;
+}
+
+struct prod_item prod_grid_item(const struct prod_grid *g, uint32_t item)
+{
+    uint32_t ranges = (g->n_block + g->block_range - 1) / g->block_range;
+    uint32_t t0 = item / ranges * g->tok_group, b0 = item % ranges * g->block_range;
+    return (struct prod_item){.t0 = t0,
+                              .n_tok = MIN(g->tok_group, g->n_tok - t0),
+                              .b0 = b0,
+                              .b1 = MIN(b0 + g->block_range, g->n_block)};
+}
+
+const char *prod_supports(const struct program *p, const struct opmat *m)
+{
+    if (m->w == WEIGHT_NONE) {
+        return NULL;
+    }
+    const struct op_weight *w = &p->weights[m->w];
+    enum qclass cls = qformat(w->type)->cls;
+    if (cls != QC_FLOAT && cls != QC_BLOCK) {
+        return "a matrix of this type cannot be decoded";
+    }
+    if (m->act == FORM_A8 && (cls != QC_BLOCK || m->cols % 32 != 0)) {
+        return "8-bit activations need a block format and columns in 32s";
+    }
+    return NULL;
+}

@@ -1,0 +1,145 @@
+/* vec_c.h - the vocabulary of kern_c.h in plain C: sixteen floats or sixteen 32-bit integers at a
+ * time. x86/vec_*.h say the same words in intrinsics; every word has exactly one meaning, so the
+ * kernels give the same bits with any of them. Loads and stores need no alignment. */
+#ifndef CPU_VEC_C_H
+#define CPU_VEC_C_H
+
+#include <math.h>
+#include <string.h>
+
+#include "base/num.h"
+
+struct v16 {
+    float f[16];
+};
+struct i16 { /* sixteen 32-bit integers */
+    int32_t i[16];
+};
+typedef struct v16 v16;
+typedef struct i16 i16;
+
+#define V16_TOKENS 4 /* tokens of a product tile kept in registers at a time */
+#define V16_PANELS 1 /* panels of 16 rows at a time */
+
+static inline v16 v16_set1(float a)
+{
+    v16 r;
+    for (int l = 0; l < 16; l++) {
+        r.f[l] = a;
+    }
+    return r;
+}
+static inline v16 v16_load(const void *p)
+{
+    v16 r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline void v16_store(void *p, v16 a)
+{
+    memcpy(p, &a, sizeof a);
+}
+static inline v16 v16_add(v16 a, v16 b)
+{
+    for (int l = 0; l < 16; l++) {
+        a.f[l] += b.f[l];
+    }
+    return a;
+}
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    for (int l = 0; l < 16; l++) {
+        a.f[l] *= b.f[l];
+    }
+    return a;
+}
+static inline v16 v16_fma(v16 a, v16 b, v16 c) /* a * b + c, rounded once */
+{
+    for (int l = 0; l < 16; l++) {
+        c.f[l] = fmaf(a.f[l], b.f[l], c.f[l]);
+    }
+    return c;
+}
+static inline v16 v16_load_f16(const void *p)
+{
+    v16 r;
+    for (int l = 0; l < 16; l++) {
+        r.f[l] = f16_to_f32(load_le16((const char *)p + 2 * l));
+    }
+    return r;
+}
+static inline v16 v16_load_bf16(const void *p)
+{
+    v16 r;
+    for (int l = 0; l < 16; l++) {
+        r.f[l] = bf16_to_f32(load_le16((const char *)p + 2 * l));
+    }
+    return r;
+}
+/* The halving tree of op.h: lanes +8, +4, +2, +1. */
+static inline float v16_sum(v16 a)
+{
+    for (int half = 8; half > 0; half /= 2) {
+        for (int l = 0; l < half; l++) {
+            a.f[l] += a.f[l + half];
+        }
+    }
+    return a.f[0];
+}
+static inline void v16_sum4(const v16 a[4], float *out) /* four at once */
+{
+    for (int i = 0; i < 4; i++) {
+        out[i] = v16_sum(a[i]);
+    }
+}
+/* r[i] lane j becomes r[j] lane i. */
+static inline void v16_transpose(v16 r[16])
+{
+    for (int i = 0; i < 16; i++) {
+        for (int j = 0; j < i; j++) {
+            float x = r[i].f[j];
+            r[i].f[j] = r[j].f[i];
+            r[j].f[i] = x;
+        }
+    }
+}
+/* Lanes 0..7 to lo, 8..15 to hi. */
+static inline void v16_store_halves(void *lo, void *hi, v16 a)
+{
+    memcpy(lo, a.f, 32);
+    memcpy(hi, a.f + 8, 32);
+}
+
+static inline i16 i16_zero(void)
+{
+    return (i16){{0}};
+}
+/* acc[l] += w[2l] * pair.lo + w[2l + 1] * pair.hi, exact; pair: two int16 in memory order. */
+static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
+{
+    for (int l = 0; l < 16; l++) {
+        acc.i[l] += w[2 * l] * pair[0] + w[2 * l + 1] * pair[1];
+    }
+    return acc;
+}
+static inline v16 i16_to_f32(i16 a)
+{
+    v16 r;
+    for (int l = 0; l < 16; l++) {
+        r.f[l] = (float)a.i[l];
+    }
+    return r;
+}
+/* out[b] = (float)(sum of w[32 b + i] * q[32 b + i]), b < 4. */
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    for (int b = 0; b < 4; b++) {
+        int32_t sum = 0;
+        for (int i = 0; i < 32; i++) {
+            sum += w[32 * b + i] * q[32 * b + i];
+        }
+        out[b] = (float)sum;
+    }
+}
+
+#endif

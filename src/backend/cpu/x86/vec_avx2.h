@@ -1,0 +1,160 @@
+/* vec_avx2.h - the words of vec_c.h for AVX2, FMA and F16C: two registers each, lanes 0..7 in
+ * `lo`. */
+#ifndef CPU_VEC_AVX2_H
+#define CPU_VEC_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    __m256 lo, hi;
+} v16;
+typedef struct {
+    __m256i lo, hi;
+} i16;
+
+#define V16_TOKENS 4
+#define V16_PANELS 1
+
+static inline v16 v16_set1(float a)
+{
+    return (v16){_mm256_set1_ps(a), _mm256_set1_ps(a)};
+}
+static inline v16 v16_load(const void *p)
+{
+    return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps((const float *)p + 8)};
+}
+static inline void v16_store(void *p, v16 a)
+{
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps((float *)p + 8, a.hi);
+}
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return (v16){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return (v16){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return (v16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+static inline v16 v16_load_f16(const void *p)
+{
+    const char *b = p;
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const void *)b)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const void *)(b + 16)))};
+}
+static inline __m256 bf16_load8(const void *p)
+{
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
+static inline v16 v16_load_bf16(const void *p)
+{
+    return (v16){bf16_load8(p), bf16_load8((const char *)p + 16)};
+}
+static inline float v16_sum(v16 a)
+{
+    __m256 h = _mm256_add_ps(a.lo, a.hi);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+/* [a (4) | b (4)] after lanes +4 of both. */
+static inline __m256 fold4(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20),
+                         _mm256_permute2f128_ps(a, b, 0x31));
+}
+static inline void v16_sum4(const v16 a[4], float *out)
+{
+    __m256 ab = fold4(_mm256_add_ps(a[0].lo, a[0].hi), _mm256_add_ps(a[1].lo, a[1].hi));
+    __m256 cd = fold4(_mm256_add_ps(a[2].lo, a[2].hi), _mm256_add_ps(a[3].lo, a[3].hi));
+    /* lanes +2: [a c | b d], two lanes each; then +1 */
+    __m256 x = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+    x = _mm256_add_ps(x, _mm256_movehdup_ps(x));
+    __m128 ac = _mm256_castps256_ps128(x), bd = _mm256_extractf128_ps(x, 1);
+    __m128 r = _mm_shuffle_ps(ac, bd, 0x88); /* a c b d */
+    _mm_storeu_ps(out, _mm_shuffle_ps(r, r, 0xD8));
+}
+static inline void transpose8(__m256 r[8])
+{
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xEE);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+static inline void v16_transpose(v16 r[16])
+{
+    __m256 q[4][8]; /* quarters: rows 0..7 lo, rows 0..7 hi, rows 8..15 lo, rows 8..15 hi */
+    for (int i = 0; i < 8; i++) {
+        q[0][i] = r[i].lo;
+        q[1][i] = r[i].hi;
+        q[2][i] = r[i + 8].lo;
+        q[3][i] = r[i + 8].hi;
+    }
+    for (int i = 0; i < 4; i++) {
+        transpose8(q[i]);
+    }
+    for (int i = 0; i < 8; i++) {
+        r[i] = (v16){q[0][i], q[2][i]};
+        r[i + 8] = (v16){q[1][i], q[3][i]};
+    }
+}
+static inline void v16_store_halves(void *lo, void *hi, v16 a)
+{
+    _mm256_storeu_ps(lo, a.lo);
+    _mm256_storeu_ps(hi, a.hi);
+}
+
+static inline i16 i16_zero(void)
+{
+    return (i16){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
+{
+    int32_t p;
+    memcpy(&p, pair, 4);
+    __m256i b = _mm256_set1_epi32(p);
+    __m256i lo = _mm256_loadu_si256((const void *)w);
+    __m256i hi = _mm256_loadu_si256((const void *)(w + 16));
+    return (i16){_mm256_add_epi32(acc.lo, _mm256_madd_epi16(lo, b)),
+                 _mm256_add_epi32(acc.hi, _mm256_madd_epi16(hi, b))};
+}
+static inline v16 i16_to_f32(i16 a)
+{
+    return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+static inline __m256i idot16(const int16_t *w, const int8_t *q)
+{
+    __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)q));
+    return _mm256_madd_epi16(_mm256_loadu_si256((const void *)w), x);
+}
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    __m256i p[4];
+    for (int b = 0; b < 4; b++) {
+        p[b] = _mm256_add_epi32(idot16(w + 32 * b, q + 32 * b),
+                                idot16(w + 32 * b + 16, q + 32 * b + 16));
+    }
+    __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(p[0], p[1]), _mm256_hadd_epi32(p[2], p[3]));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storeu_ps(out, _mm_cvtepi32_ps(sum));
+}
+
+#endif

@@ -1,0 +1,137 @@
+/* vec_avx512.h - the words of vec_c.h for AVX-512 (F, BW, DQ, VL): one register each. */
+#ifndef CPU_VEC_AVX512_H
+#define CPU_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef __m512 v16;
+typedef __m512i i16;
+
+#define V16_TOKENS 8
+#define V16_PANELS 2
+
+static inline v16 v16_set1(float a)
+{
+    return _mm512_set1_ps(a);
+}
+static inline v16 v16_load(const void *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline void v16_store(void *p, v16 a)
+{
+    _mm512_storeu_ps(p, a);
+}
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return _mm512_mul_ps(a, b);
+}
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline v16 v16_load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+static inline v16 v16_load_bf16(const void *p)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
+static inline float v16_sum(v16 a)
+{
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+/* Folds lanes +8 of two vectors into one: [a (8) | b (8)]; then +4, +2, +1 alike. */
+static inline __m512 fold8(__m512 a, __m512 b)
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+}
+static inline void v16_sum4(const v16 a[4], float *out)
+{
+    __m512 ab = fold8(a[0], a[1]), cd = fold8(a[2], a[3]);
+    /* groups of four lanes: [a b c d] */
+    __m512 x =
+        _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0x4E));
+    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0xB1));
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, x)));
+}
+static inline void v16_transpose(v16 r[16])
+{
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) { /* pairs of lanes */
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* 4x4 inside each 128 bits: r[i + c] = column 4g + c */
+        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
+        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int c = 0; c < 4; c++) { /* 4x4 of 128-bit groups */
+        __m512 a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
+        __m512 b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xDD);
+        __m512 d = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+        __m512 e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xDD);
+        t[c] = _mm512_shuffle_f32x4(a, d, 0x88);
+        t[8 + c] = _mm512_shuffle_f32x4(a, d, 0xDD);
+        t[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
+        t[12 + c] = _mm512_shuffle_f32x4(b, e, 0xDD);
+    }
+    for (int i = 0; i < 16; i++) {
+        r[i] = t[i];
+    }
+}
+static inline void v16_store_halves(void *lo, void *hi, v16 a)
+{
+    _mm256_storeu_ps(lo, _mm512_castps512_ps256(a));
+    _mm256_storeu_ps(hi, _mm512_extractf32x8_ps(a, 1));
+}
+
+static inline i16 i16_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
+{
+    int32_t p;
+    memcpy(&p, pair, 4);
+    return _mm512_add_epi32(acc,
+                            _mm512_madd_epi16(_mm512_loadu_si512(w), _mm512_set1_epi32(p)));
+}
+static inline v16 i16_to_f32(i16 a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    __m512i p[4];
+    for (int b = 0; b < 4; b++) {
+        __m512i x = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(q + 32 * b)));
+        p[b] = _mm512_madd_epi16(_mm512_loadu_si512(w + 32 * b), x);
+    }
+    __m512i ab = _mm512_add_epi32(_mm512_shuffle_i32x4(p[0], p[1], 0x44),
+                                  _mm512_shuffle_i32x4(p[0], p[1], 0xEE));
+    __m512i cd = _mm512_add_epi32(_mm512_shuffle_i32x4(p[2], p[3], 0x44),
+                                  _mm512_shuffle_i32x4(p[2], p[3], 0xEE));
+    __m512i x = _mm512_add_epi32(_mm512_shuffle_i32x4(ab, cd, 0x88),
+                                 _mm512_shuffle_i32x4(ab, cd, 0xDD));
+    x = _mm512_add_epi32(x, _mm512_shuffle_epi32(x, 0x4E));
+    x = _mm512_add_epi32(x, _mm512_shuffle_epi32(x, 0xB1));
+    x = _mm512_maskz_compress_epi32(0x1111, x);
+    _mm_storeu_ps(out, _mm_cvtepi32_ps(_mm512_castsi512_si128(x)));
+}
+
+#endif
