@@ -175,7 +175,7 @@ int cmd_chat(struct cli *o)
     struct chat ch = {.o = o, .s = {.o = o, .progress = &progress}};
     int rc = model_find(&m, o, &err);
     if (rc == 0 && model_engine(&ch.s.engine, o, &m, &progress, &err)) {
-        rc = err_prefix(&err, "cannot load %s", model_label(&m));
+        return model_fail(&m, &err);
     }
     if (rc == 0 && !(ch.s.tok = engine_tokenizer(ch.s.engine))) {
         rc = err_set(&err, FATHOM_EFORMAT, "%s has no tokenizer: chat needs one",

@@ -58,13 +58,12 @@ static void print_text(struct buf *b, const struct program *p, const struct cli 
 {
     program_print(b, p,
                   &(struct program_print_options){.operands = o->operands, .layer = o->layer});
-    buf_addf(b, "\nops %u\nlevels %u\n", p->n_ops, p->n_levels);
+    buf_addc(b, '\n');
     const struct backend *be;
     for (size_t i = 0; (be = backend_at(i)) != NULL; i++) {
         buf_addf(b, "launches %s %u (%s)\n", be->name, launches(be, p),
                  strcmp(be->name, "ref") == 0 ? "one call an op" : "one barrier a level");
     }
-    buf_addf(b, "arena_bytes %llu\n", (unsigned long long)p->arena_bytes);
 }
 
 static void print_json(struct buf *b, const struct program *p)

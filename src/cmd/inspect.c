@@ -21,6 +21,18 @@ static const char *vtype_name(enum gguf_vtype t)
     return (unsigned)t < GGUF_VTYPE_COUNT ? names[t] : "?";
 }
 
+/* At most n bytes of a string, ended at a character. */
+static struct slice cut(struct slice s, size_t n)
+{
+    if (s.n > n) {
+        while (n > 0 && ((unsigned char)s.p[n] & 0xC0) == 0x80) {
+            n--;
+        }
+        s.n = n;
+    }
+    return s;
+}
+
 static void add_scalar(struct buf *b, const struct gguf_kv *kv)
 {
     struct slice s;
@@ -28,7 +40,7 @@ static void add_scalar(struct buf *b, const struct gguf_kv *kv)
     double d;
     bool f;
     if (gguf_str(kv, &s)) {
-        json_write_str(b, (struct slice){s.p, MIN(s.n, (size_t)SHOW_BYTES)});
+        json_write_str(b, cut(s, SHOW_BYTES));
         buf_adds(b, s.n > SHOW_BYTES ? "..." : "");
     } else if (gguf_bool(kv, &f)) {
         buf_adds(b, f ? "true" : "false");
@@ -54,7 +66,7 @@ static void add_value(struct buf *b, const struct gguf_kv *kv)
         double d;
         buf_adds(b, i ? ", " : "");
         if (kv->elem == GGUF_STRING && gguf_str_next(kv, &cursor, &s)) {
-            json_write_str(b, (struct slice){s.p, MIN(s.n, 24u)});
+            json_write_str(b, cut(s, 24));
         } else if (gguf_u64_at(kv, i, &u)) {
             buf_addf(b, "%llu", (unsigned long long)u);
         } else if (gguf_f64_at(kv, i, &d)) {
@@ -175,8 +187,7 @@ int cmd_inspect(struct cli *o)
         return cmd_fail(NULL, &err);
     }
     if (model_gguf(&g, &m, &err)) {
-        err_prefix(&err, "cannot load %s", model_label(&m));
-        return cmd_fail(NULL, &err);
+        return model_fail(&m, &err);
     }
     int code;
     if (o->check) {

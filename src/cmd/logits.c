@@ -47,9 +47,11 @@ static int compute(const struct cli *o, fathom_engine *e, fathom_session *s,
     fathom_info info;
     fathom_engine_info(e, &info);
     uint32_t chunk = o->chunk ? MIN(o->chunk, info.chunk) : info.chunk;
-    for (uint32_t i = 0; i < ids->n; i += chunk) {
-        uint32_t n = MIN(chunk, (uint32_t)ids->n - i);
-        bool last = i + n == ids->n;
+    uint32_t n_ids = (uint32_t)ids->n, pos = 0;
+    int rc = fathom_session_set(s, ids->p, n_ids, NULL, err);
+    while (rc == 0 && pos < n_ids) {
+        uint32_t n = MIN(chunk, n_ids - pos);
+        bool last = pos + n == n_ids;
         struct fathom_work w = {
             .session = s,
             .n_tok = n,
@@ -57,25 +59,18 @@ static int compute(const struct cli *o, fathom_engine *e, fathom_session *s,
                     : last ? FATHOM_WANT_LAST
                            : FATHOM_WANT_NONE,
         };
-        int rc = i ? fathom_session_append(s, ids->p + i, n, err)
-                   : fathom_session_set(s, ids->p, n, NULL, err);
-        rc = rc ? rc : fathom_step(e, &w, 1, err);
-        if (rc) {
-            return rc;
-        }
+        rc = fathom_step(e, &w, 1, err);
         uint32_t rows = o->all ? n : last;
-        for (uint32_t r = 0; r < rows; r++) {
+        for (uint32_t r = 0; r < rows && rc == 0; r++) {
             const float *v = fathom_session_logits(s, r);
-            if (!v) {
-                return err_set(err, FATHOM_EIO, "the engine gave no logits");
-            }
-            uint32_t pos = o->all ? i + r : i + n - 1;
-            if (write_position(o, v, info.n_vocab, pos, !o->all || pos == 0)) {
-                return err_nomem(err, "logits", info.n_vocab * 16);
+            uint32_t at = pos + n - rows + r;
+            if (!v || write_position(o, v, info.n_vocab, at, !o->all || at == 0)) {
+                rc = err_set(err, FATHOM_ENOMEM, "no logits for position %u", at);
             }
         }
+        pos += n;
     }
-    return 0;
+    return rc;
 }
 
 static int check_ids(const struct ids *v, const fathom_info *info, fathom_err *err)
@@ -134,7 +129,9 @@ int cmd_logits(struct cli *o)
     rc = rc ? rc : idlist_read(&v, text.p, text.n, &err);
     rc = rc ? rc : model_find(&m, o, &err);
     if (rc == 0 && model_engine(&e, o, &m, &progress, &err)) {
-        rc = err_prefix(&err, "cannot load %s", model_label(&m));
+        ids_free(&v);
+        buf_free(&in);
+        return model_fail(&m, &err);
     }
     rc = rc ? rc : run(o, e, &v, &err);
     int code = rc ? cmd_fail(NULL, &err) : EXIT_DONE;

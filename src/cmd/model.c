@@ -3,6 +3,7 @@
 #include "cmd/model.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,6 +35,18 @@ int model_find(struct model_ref *m, const struct cli *o, fathom_err *err)
 const char *model_label(const struct model_ref *m)
 {
     return m->path ? m->path : "embedded mini model";
+}
+
+int model_fail(const struct model_ref *m, fathom_err *err)
+{
+    const char *label = model_label(m);
+    size_t n = strlen(label);
+    if (strncmp(err->msg, label, n) == 0 && strncmp(err->msg + n, ": ", 2) == 0) {
+        memmove(err->msg, err->msg + n + 2, strlen(err->msg + n + 2) + 1);
+    }
+    char place[512];
+    snprintf(place, sizeof place, "cannot load %s", label);
+    return cmd_fail(place, err);
 }
 
 int model_gguf(struct gguf **out, const struct model_ref *m, fathom_err *err)

@@ -20,6 +20,9 @@ struct model_ref {
 int model_find(struct model_ref *m, const struct cli *o, fathom_err *err);
 const char *model_label(const struct model_ref *m); /* for messages */
 
+/* "cannot load PATH: reason", with the label said once; returns the exit code. */
+int model_fail(const struct model_ref *m, fathom_err *err);
+
 int model_gguf(struct gguf **out, const struct model_ref *m, fathom_err *err);
 /* A GGUF or a tokenizer.json, also .xz, told apart by content. *release (may be NULL) is set to
  * what the file says: "preview" or "0731"; NULL for a bare tokenizer. */

@@ -86,9 +86,11 @@ int cmd_render(struct cli *o)
     struct model_ref m;
     struct tokenizer *t = NULL;
     const char *release = NULL;
-    int rc = model_find(&m, o, &err);
-    if (rc || model_tokenizer(&t, &release, &m, &err)) {
-        return cmd_fail(rc ? NULL : "cannot load the tokenizer", &err);
+    if (model_find(&m, o, &err)) {
+        return cmd_fail(NULL, &err);
+    }
+    if (model_tokenizer(&t, &release, &m, &err)) {
+        return model_fail(&m, &err);
     }
     struct state s = {.o = o, .t = t};
     release = o->release ? o->release : release ? release : "preview";

@@ -95,12 +95,14 @@ static int print_rest(const struct answer *a)
     if (b.n == 0 && a->msg.content.n > 0 && isatty(STDOUT_FILENO)) {
         buf_addc(&b, '\n');
     }
+    int code = cmd_print(&b);
+    fflush(stdout);
     if (strcmp(answer_finish(a), "length") == 0) {
         cmd_note("the answer was cut off after %u tokens (-n, --ctx)", a->gen.n_generated);
     } else if (a->msg.end == CHAT_END_MALFORMED && !a->stopped) {
         cmd_note("the answer breaks the chat format: %s", a->msg.why ? a->msg.why : "");
     }
-    return cmd_print(&b);
+    return code;
 }
 
 static int run_chat(const struct answer_setup *s, const struct buf *text, fathom_err *err)
@@ -167,7 +169,8 @@ int cmd_run(struct cli *o)
     int rc = cmd_text(&text, o, &err);
     rc = rc ? rc : model_find(&m, o, &err);
     if (rc == 0 && model_engine(&s.engine, o, &m, &progress, &err)) {
-        rc = err_prefix(&err, "cannot load %s", model_label(&m));
+        buf_free(&text);
+        return model_fail(&m, &err);
     }
     rc = rc ? rc : fathom_session_new(&s.session, s.engine, &err);
     if (rc == 0) {

@@ -27,25 +27,27 @@ struct selftest {
     unsigned n_ok, n_failed, n_backends;
 };
 
-/* All logits of the golden sequence, `chunk` tokens a step, into out. */
+/* Queues the golden sequence (what the session holds already is kept) and computes it, `chunk`
+ * tokens a step; logits to out, by position. */
 static int feed(fathom_engine *e, fathom_session *s, const struct selftest *t, uint32_t chunk,
-                uint32_t from, float *out, fathom_err *err)
+                float *out, fathom_err *err)
 {
-    for (uint32_t i = from; i < N; i += chunk) {
-        uint32_t n = MIN(chunk, N - i);
-        struct fathom_work w = {.session = s, .n_tok = n, .want = FATHOM_WANT_ALL};
-        int rc = i ? fathom_session_append(s, t->ids + i, n, err)
-                   : fathom_session_set(s, t->ids, n, NULL, err);
-        rc = rc ? rc : fathom_step(e, &w, 1, err);
-        for (uint32_t k = 0; k < n && rc == 0; k++) {
-            memcpy(out + (size_t)(i + k) * GOLDEN_VOCAB, fathom_session_logits(s, k),
+    int rc = fathom_session_set(s, t->ids, N, NULL, err);
+    uint32_t left;
+    while (rc == 0 && (left = fathom_session_pending(s)) > 0) {
+        struct fathom_work w = {
+            .session = s, .n_tok = MIN(chunk, left), .want = FATHOM_WANT_ALL};
+        rc = fathom_step(e, &w, 1, err);
+        uint32_t end = fathom_session_len(s), n = 0;
+        while (rc == 0 && n < w.n_tok && fathom_session_logits(s, n)) {
+            n++; /* tokens that are computed again after a rewind have none */
+        }
+        for (uint32_t k = 0; k < n; k++) {
+            memcpy(out + (size_t)(end - n + k) * GOLDEN_VOCAB, fathom_session_logits(s, k),
                    GOLDEN_VOCAB * sizeof *out);
         }
-        if (rc) {
-            return rc;
-        }
     }
-    return 0;
+    return rc;
 }
 
 /* Opens the engine and feeds; rewind_to: afterwards forget the tokens from there on and feed the
@@ -68,12 +70,12 @@ static int compute(struct selftest *t, const char *backend, bool sim, uint32_t c
     fathom_session *s = NULL;
     int rc = fathom_engine_open(&e, &opt, err);
     rc = rc ? rc : fathom_session_new(&s, e, err);
-    rc = rc ? rc : feed(e, s, t, chunk, 0, out, err);
+    rc = rc ? rc : feed(e, s, t, chunk, out, err);
     if (rc == 0 && rewind_to) {
         memset(out + (size_t)rewind_to * GOLDEN_VOCAB, 0,
                (size_t)(N - rewind_to) * GOLDEN_VOCAB * sizeof *out);
         rc = fathom_session_rewind(s, rewind_to, NULL, err);
-        rc = rc ? rc : feed(e, s, t, chunk, rewind_to, out, err);
+        rc = rc ? rc : feed(e, s, t, chunk, out, err);
     }
     fathom_session_free(s);
     fathom_engine_close(e);

@@ -130,9 +130,11 @@ int cmd_tokens(struct cli *o)
     if (o->ids && !o->decode) {
         return cmd_usage(o, "--ids goes with --decode");
     }
-    int rc = model_find(&m, o, &err);
-    if (rc || model_tokenizer(&s.t, NULL, &m, &err)) {
-        return cmd_fail(rc ? NULL : "cannot load the tokenizer", &err);
+    if (model_find(&m, o, &err)) {
+        return cmd_fail(NULL, &err);
+    }
+    if (model_tokenizer(&s.t, NULL, &m, &err)) {
+        return model_fail(&m, &err);
     }
     int code = o->jsonl    ? cmd_lines(one_line, &s)
                : o->decode ? decode_once(&s, &err)
