@@ -245,7 +245,8 @@ static int check_range(const struct plan_tensor *t, const float *x, uint64_t n, 
 static int write_matrix(struct job *j, const struct plan_tensor *t, const struct source *s,
                         uint64_t *lost, fathom_err *err)
 {
-    uint64_t cols = t->def.cols, step = MIN(source_slice_rows(cols), t->def.rows);
+    uint64_t cols = t->def.cols,
+             step = MIN(source_slice_rows(cols, j->opt->slice_bytes), t->def.rows);
     size_t row_bytes = qformat_row_bytes(t->type, cols);
     bool move_codes = t->type == QT_MXFP4 && source_is_fp4(s);
     struct source_reader r;
@@ -271,7 +272,8 @@ static int write_matrix(struct job *j, const struct plan_tensor *t, const struct
 
 static int write_table(struct job *j, const struct plan_tensor *t, fathom_err *err)
 {
-    uint64_t cols = t->def.cols, step = MIN(source_slice_rows(cols), t->def.rows);
+    uint64_t cols = t->def.cols,
+             step = MIN(source_slice_rows(cols, j->opt->slice_bytes), t->def.rows);
     int32_t *ids = (int32_t *)(void *)j->rows;
     int rc = 0;
     for (uint64_t row = 0; rc == 0 && row < t->def.rows; row += step) {
@@ -310,7 +312,8 @@ static int alloc_slices(struct job *j, fathom_err *err)
     uint64_t elems = 1;
     for (size_t i = 0; i < j->plan.n; i++) {
         const struct tensor_def *d = &j->plan.t[i].def;
-        elems = MAX(elems, MIN(source_slice_rows(d->cols), d->rows) * d->cols);
+        elems =
+            MAX(elems, MIN(source_slice_rows(d->cols, j->opt->slice_bytes), d->rows) * d->cols);
     }
     j->rows = mem_alloc(elems, sizeof *j->rows);
     j->coded = mem_alloc(elems, sizeof *j->rows);

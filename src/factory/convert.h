@@ -25,6 +25,7 @@ struct convert_options {
     int threads;                /* reserved; the result does not depend on it */
     bool dry_run;               /* plan and report every tensor, write nothing */
     uint64_t space_limit_bytes; /* refuse a larger file; 0: the free space of the disk */
+    uint64_t slice_bytes;       /* floats decoded at a time: bounds the memory; 0: 4 MiB */
     /* All optional. report gets one line without newline: everything a user should know (types that
      * differ from the recipe's first choice, what is left out, totals). progress counts bytes of
      * the output. Both are called on the caller's thread. */

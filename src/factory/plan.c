@@ -88,12 +88,13 @@ static int bind_mat(struct binder *b, struct plan_tensor *t, uint32_t mat, fatho
 
 /* Does any value exceed what the type holds? Only F16 is near the range of real weights; for
  * the other types the writer refuses what does not fit. */
-static int exceeds(const struct plan_tensor *t, uint32_t type, double *top, fathom_err *err)
+static int find_max(struct binder *b, const struct plan_tensor *t, uint32_t type, double *top,
+                    fathom_err *err)
 {
     *top = 0;
     for (uint32_t m = 0; type == QT_F16 && m < t->def.n_mats; m++) {
         double v;
-        int rc = source_max(&t->mats[m], &v, err);
+        int rc = source_max(&t->mats[m], b->opt->slice_bytes, &v, err);
         if (rc) {
             return rc;
         }
@@ -103,8 +104,8 @@ static int exceeds(const struct plan_tensor *t, uint32_t type, double *top, fath
 }
 
 /* Sets t->type to `type` if rows and values allow it, else writes the reason. */
-static int try_type(struct plan_tensor *t, uint32_t type, bool *fits, char *why,
-                    size_t why_size, fathom_err *err)
+static int try_type(struct binder *b, struct plan_tensor *t, uint32_t type, bool *fits,
+                    char *why, size_t why_size, fathom_err *err)
 {
     const struct qformat *f = qformat(type);
     double top;
@@ -114,7 +115,7 @@ static int try_type(struct plan_tensor *t, uint32_t type, bool *fits, char *why,
                  (unsigned long long)t->def.cols, f->block_elems);
         return 0;
     }
-    int rc = exceeds(t, type, &top, err);
+    int rc = find_max(b, t, type, &top, err);
     if (rc == 0 && top > type_max_value(type)) {
         snprintf(why, why_size, "values up to %g do not fit", top);
     } else if (rc == 0) {
@@ -134,7 +135,7 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
     }
     char why[96] = "";
     bool fits;
-    int rc = try_type(t, (uint32_t)type, &fits, why, sizeof why, err);
+    int rc = try_type(b, t, (uint32_t)type, &fits, why, sizeof why, err);
     if (rc == 0 && !fits) {
         rc = err_set(err, FATHOM_EINVAL, "rule %s=%s: %s: %s", r->pattern, r->type, t->def.gguf,
                      why);
@@ -150,7 +151,7 @@ static int choose_by_recipe(struct binder *b, struct plan_tensor *t, fathom_err 
     for (int i = 0; list[i] >= 0; i++) {
         char why[96] = "";
         bool fits;
-        int rc = try_type(t, (uint32_t)list[i], &fits, why, sizeof why, err);
+        int rc = try_type(b, t, (uint32_t)list[i], &fits, why, sizeof why, err);
         if (rc || fits) {
             return rc;
         }

@@ -15,16 +15,17 @@
 #include "base/num.h"
 #include "quant/encode.h"
 
-enum { TILE = 128, GROUP = 32, SLICE_ELEMS = 1 << 20 };
+enum { TILE = 128, GROUP = 32, SLICE_BYTES = 4 << 20 };
 
 static uint64_t div_up(uint64_t a, uint64_t b)
 {
     return (a + b - 1) / b;
 }
 
-uint64_t source_slice_rows(uint64_t cols)
+uint64_t source_slice_rows(uint64_t cols, uint64_t slice_bytes)
 {
-    return MAX((uint64_t)1, SLICE_ELEMS / MAX(cols, (uint64_t)1));
+    uint64_t bytes = slice_bytes ? slice_bytes : SLICE_BYTES;
+    return MAX((uint64_t)1, bytes / sizeof(float) / MAX(cols, (uint64_t)1));
 }
 
 static bool has_shape(const struct st_tensor *t, uint64_t rows, uint64_t cols)
@@ -267,12 +268,12 @@ static int max_of_scales(const struct source *s, double *out, fathom_err *err)
     return rc;
 }
 
-int source_max(const struct source *s, double *out, fathom_err *err)
+int source_max(const struct source *s, uint64_t slice_bytes, double *out, fathom_err *err)
 {
     if (s->scale) {
         return max_of_scales(s, out, err);
     }
-    uint64_t step = MIN(source_slice_rows(s->cols), MAX(s->rows, (uint64_t)1));
+    uint64_t step = MIN(source_slice_rows(s->cols, slice_bytes), MAX(s->rows, (uint64_t)1));
     struct source_reader r;
     int rc = source_open(&r, s, step, err);
     float *x = rc ? NULL : mem_alloc(step * s->cols, sizeof *x);

@@ -42,9 +42,9 @@ int source_rows(struct source_reader *r, uint64_t row, uint64_t n, float *out, f
 /* The same rows of a packed FP4 matrix as MXFP4 rows, moved without a rounding. */
 int source_rows_mxfp4(struct source_reader *r, uint64_t row, uint64_t n, uint8_t *out,
                       fathom_err *err);
-/* An upper bound on the magnitudes of a matrix: exact for stored floats (reads them), from the
- * scales alone for E4M3 and FP4. */
-int source_max(const struct source *s, double *out, fathom_err *err);
+/* An upper bound on the magnitudes of a matrix: exact for stored floats (reads them, in slices of
+ * slice_bytes), from the scales alone for E4M3 and FP4. */
+int source_max(const struct source *s, uint64_t slice_bytes, double *out, fathom_err *err);
 
 /* An I64 (or I32) table [rows][cols] of ids below n_ids: rows [row, row + n) to out. */
 int source_table_bind(struct source *s, const struct st_set *set, const struct st_tensor *w,
@@ -52,7 +52,7 @@ int source_table_bind(struct source *s, const struct st_set *set, const struct s
 int source_table_rows(const struct source *s, uint64_t row, uint64_t n, uint64_t n_ids,
                       int32_t *out, fathom_err *err);
 
-/* Rows per slice that keep a slice of floats near 4 MiB. */
-uint64_t source_slice_rows(uint64_t cols);
+/* Rows per slice that keep a slice of floats below slice_bytes (0: 4 MiB), at least one. */
+uint64_t source_slice_rows(uint64_t cols, uint64_t slice_bytes);
 
 #endif

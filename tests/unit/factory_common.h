@@ -161,8 +161,7 @@ static inline void made_weight(struct made_set *s, const struct tensor_def *d, u
         }
         uint64_t r = (d->rows + 127) / 128, c = (d->cols + 127) / 128;
         fill_codes(made_add(s, scale, "F8_E8M0", 2, r, c, r * c), g, 110, 12);
-    } else if (d->role == ROLE_HC_FN ||
-               (d->role == ROLE_VECTOR && !strstr(name, "norm"))) {
+    } else if (d->role == ROLE_HC_FN || (d->role == ROLE_VECTOR && !strstr(name, "norm"))) {
         struct made *m = made_add(s, name, "F32", d->rank, d->rows, d->cols, n * 4);
         for (uint64_t i = 0; i < n; i++) {
             store_le32(m->data.p + 4 * i, f32_bits(rng_sym(g)));
@@ -217,7 +216,8 @@ static inline void made_free(struct made_set *s)
 }
 
 /* The exact value of an element, by the definitions of model.md section 2. */
-static inline double made_value(struct made_set *s, const char *name, uint64_t row, uint64_t col)
+static inline double made_value(struct made_set *s, const char *name, uint64_t row,
+                                uint64_t col)
 {
     struct made *m = made_find(s, name);
     assert_non_null(m);

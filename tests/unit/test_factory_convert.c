@@ -61,10 +61,15 @@ static int run_opt(struct convert_options o, struct seen *s, fathom_err *err)
     return convert_run(&o, err);
 }
 
+/* Small slices, so that every matrix of more than a few rows is read in several. */
+enum { SLICE_BYTES = 5000 };
+
 static int run(const char *dir, const char *recipe, struct seen *s, fathom_err *err)
 {
-    return run_opt((struct convert_options){.dir = dir, .out = tmp_path("out.gguf"),
-                                            .recipe = recipe},
+    return run_opt((struct convert_options){.dir = dir,
+                                            .out = tmp_path("out.gguf"),
+                                            .recipe = recipe,
+                                            .slice_bytes = SLICE_BYTES},
                    s, err);
 }
 
@@ -99,8 +104,8 @@ static double allowed(uint32_t type, double x, double block_max)
     }
 }
 
-static void compare_matrix(const struct gguf_tensor *t, const struct tensor_def *d, uint32_t mat,
-                           value_fn *value, void *source, uint32_t exact_type)
+static void compare_matrix(const struct gguf_tensor *t, const struct tensor_def *d,
+                           uint32_t mat, value_fn *value, void *source, uint32_t exact_type)
 {
     char official[NAME_BYTES];
     names_source(d, mat, false, official);
@@ -112,10 +117,10 @@ static void compare_matrix(const struct gguf_tensor *t, const struct tensor_def 
         for (uint64_t c = 0; c < t->ne[0]; c++) {
             want[c] = value(source, official, row, c);
         }
+        double max = 0;
         for (uint64_t c = 0; c < t->ne[0]; c++) {
-            double max = 0;
-            for (uint64_t k = c / 32 * 32; k < c / 32 * 32 + 32 && k < t->ne[0]; k++) {
-                max = fmax(max, fabs(want[k]));
+            for (uint64_t k = c; c % 32 == 0 && k < c + 32 && k < t->ne[0]; k++) {
+                max = fmax(k == c ? 0 : max, fabs(want[k]));
             }
             double tol = t->type == exact_type ? 0 : allowed(t->type, want[c], max);
             if (!(fabs(got[c] - want[c]) <= tol)) {
@@ -130,8 +135,8 @@ static void compare_matrix(const struct gguf_tensor *t, const struct tensor_def 
 }
 
 /* Every tensor of the file against its source; exact_type must be stored without any loss. */
-static void compare_all(struct gguf *g, const struct shape *c, value_fn *value,
-                        void *source, uint32_t exact_type)
+static void compare_all(struct gguf *g, const struct shape *c, value_fn *value, void *source,
+                        uint32_t exact_type)
 {
     size_t n = names_count(c);
     struct tensor_def *defs = calloc(n, sizeof *defs);
@@ -194,6 +199,17 @@ static void assert_line(const struct seen *s, const char *words)
     if (!strstr(buf_cstr(&s->lines), words)) {
         fail_msg("not reported: %s\n%s", words, buf_cstr(&s->lines));
     }
+}
+
+/* The loader reads the same shape from the file as config.json gives. */
+static void check_shape(const struct gguf *g, const struct shape *want)
+{
+    struct shape got;
+    fathom_err err = {0};
+    if (shape_from_gguf(&got, g, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    assert_memory_equal(&got, want, sizeof got);
 }
 
 /* ---- the mini model ---- */
@@ -259,8 +275,11 @@ static void check_key_types(struct gguf *g)
     static const struct {
         const char *name;
         enum gguf_vtype type;
-    } types[] = {{"uint32", GGUF_U32}, {"float32", GGUF_F32}, {"bool", GGUF_BOOL},
-                 {"string", GGUF_STRING}, {"array", GGUF_ARRAY}};
+    } types[] = {{"uint32", GGUF_U32},
+                 {"float32", GGUF_F32},
+                 {"bool", GGUF_BOOL},
+                 {"string", GGUF_STRING},
+                 {"array", GGUF_ARRAY}};
     unsigned checked = 0;
     while (fgets(line, sizeof line, f)) {
         assert_int_equal(sscanf(line, "%127[^\t]\t%63[^ \t]", key, type), 2);
@@ -295,8 +314,10 @@ static void test_mini(void **state)
         const char *recipe;
         uint32_t exact, expert, head;
     } cases[] = {
-        {"f32", QT_F32, QT_F32, QT_F32},    {"bf16", QT_BF16, QT_BF16, QT_BF16},
-        {"f16", QT_F32, QT_F16, QT_F16},    {"q8", QT_F32, QT_Q8_0, QT_Q8_0},
+        {"f32", QT_F32, QT_F32, QT_F32},
+        {"bf16", QT_BF16, QT_BF16, QT_BF16},
+        {"f16", QT_F32, QT_F16, QT_F16},
+        {"q8", QT_F32, QT_Q8_0, QT_Q8_0},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct gguf *g = converted("models/mini", cases[i].recipe, &s);
@@ -305,6 +326,7 @@ static void test_mini(void **state)
         assert_int_equal(type_of(g, "output.weight"), cases[i].head);
         assert_int_equal(type_of(g, "blk.0.hc_attn_base.weight"), QT_F32);
         check_mini_keys(g);
+        check_shape(g, &c);
         check_key_types(g);
         gguf_close(g);
     }
@@ -370,7 +392,7 @@ static void test_made(void **state)
         size_t shards;
         uint32_t exact, expert;
     } cases[] = {
-        {"f32", "", 1, QT_F32, QT_F32},      {"bf16", "model.", 3, QT_BF16, QT_BF16},
+        {"f32", "", 1, QT_F32, QT_F32},       {"bf16", "model.", 3, QT_BF16, QT_BF16},
         {"mxfp4", "", 4, QT_MXFP4, QT_MXFP4}, {"q8", "", 2, QT_F32, QT_Q8_0},
         {"f16", "", 1, QT_F32, QT_F16},
     };
@@ -379,6 +401,7 @@ static void test_made(void **state)
         struct gguf *g = converted(tmp_dir, cases[i].recipe, &s);
         compare_all(g, &made->c, value_of_made, made, cases[i].exact);
         check_table(g, made);
+        check_shape(g, &made->c);
         assert_int_equal(type_of(g, "blk.2.ffn_down_exps.weight"), cases[i].expert);
         assert_int_equal(type_of(g, "blk.1.attn_compressor_ape.weight"), QT_F32);
         assert_null(gguf_find(g, "tokenizer.ggml.tokens"));
@@ -581,12 +604,14 @@ static void test_broken(void **state)
         {break_missing, "layers.2.ffn.experts.1.w3.weight is missing"},
         {break_scale_missing, "layers.1.attn.wkv.weight is F8_E4M3 but has no scale"},
         {break_scale_extra, "layers.1.ffn.gate.weight is BF16 but has a scale"},
-        {break_shape, "layers.0.attn.wo_a.weight (F8_E4M3) has shape [96, 32], expected [32, 96]"},
+        {break_shape,
+         "layers.0.attn.wo_a.weight (F8_E4M3) has shape [96, 32], expected [32, 96]"},
         {break_transposed, "layers.1.attn.compressor.ape"},
         {break_scale_shape, "layers.0.attn.wq_b.scale"},
         {break_rank, "layers.0.attn_norm.weight (BF16) has shape [1, 160], expected [160]"},
         {break_scale_nan, "layers.1.ffn.experts.2.w2.scale: scale 5 is not a number"},
-        {break_code_nan, "layers.2.attn.wq_a.weight: the value at row 1, column 1 is not finite"},
+        {break_code_nan,
+         "layers.2.attn.wq_a.weight: the value at row 1, column 1 is not finite"},
         {break_value_nan, "norm.weight: the value at row 0, column 3"},
         {break_value_inf, "hc_head_fn: the value at row 0, column 1"},
         {break_id, "layers.0.ffn.gate.tid2eid: id 3 at row 1 is outside 0..2"},
@@ -600,7 +625,8 @@ static void test_broken(void **state)
         cases[i].change(made);
         made_write(made, 1, "");
         for (int k = 0; k < 2; k++) {
-            expect_failure((struct convert_options){.dir = tmp_dir, .out = tmp_path("out.gguf"),
+            expect_failure((struct convert_options){.dir = tmp_dir,
+                                                    .out = tmp_path("out.gguf"),
                                                     .recipe = k ? "mxfp4" : "f32"},
                            &s, FATHOM_EFORMAT, cases[i].words);
         }
@@ -657,8 +683,11 @@ static void test_dry_run(void **state)
     struct seen s = {0};
     fathom_err err;
     made_write(made, 1, "");
-    struct convert_options o = {.dir = tmp_dir, .out = tmp_path("out.gguf"), .recipe = "mxfp4",
-                                .dry_run = true, .space_limit_bytes = 10};
+    struct convert_options o = {.dir = tmp_dir,
+                                .out = tmp_path("out.gguf"),
+                                .recipe = "mxfp4",
+                                .dry_run = true,
+                                .space_limit_bytes = 10};
     assert_int_equal(run_opt(o, &s, &err), 0);
     assert_false(path_exists(tmp_path("out.gguf")));
     assert_false(path_exists(tmp_path("out.gguf.part")));
@@ -669,7 +698,7 @@ static void test_dry_run(void **state)
     buf_free(&s.lines);
 }
 
-/* The same input gives the same bytes. */
+/* The same input gives the same bytes, whatever the slices. */
 static void test_deterministic(void **state)
 {
     (void)state;
@@ -679,7 +708,9 @@ static void test_deterministic(void **state)
     made_write(made, 2, "");
     gguf_close(converted(tmp_dir, "q8", &s));
     assert_int_equal(file_read_all(&a, tmp_path("out.gguf"), 1 << 26, NULL), 0);
-    gguf_close(converted(tmp_dir, "q8", &s));
+    fathom_err err;
+    struct convert_options o = {.dir = tmp_dir, .out = tmp_path("out.gguf"), .recipe = "q8"};
+    assert_int_equal(run_opt(o, &s, &err), 0);
     assert_int_equal(file_read_all(&b, tmp_path("out.gguf"), 1 << 26, NULL), 0);
     assert_true(slice_eq(buf_slice(&a), buf_slice(&b)));
     made_free(made);
@@ -714,6 +745,58 @@ static void test_verify_row(void **state)
     assert_false(verify_row(QT_MXFP4, x, y, 64, &bad));
 }
 
+/* Changes one byte of a converted file; the check must find it. */
+static void expect_detected(const struct plan *p, const char *tensor, bool last_row)
+{
+    struct gguf *g;
+    assert_int_equal(gguf_open(&g, tmp_path("out.gguf"), NULL), 0);
+    const struct gguf_tensor *t = gguf_find_tensor(g, tensor);
+    assert_non_null(t);
+    uint64_t at = t->offset + (last_row ? t->bytes - 1 : 1);
+    gguf_close(g);
+    for (int k = 0; k < 2; k++) { /* damage, then repair */
+        FILE *f = fopen(tmp_path("out.gguf"), "r+b");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+        int c = fgetc(f);
+        assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+        assert_int_equal(fputc(c ^ 0x55, f), c ^ 0x55);
+        fclose(f);
+        fathom_err err = {0};
+        int rc = verify_file(p, tmp_path("out.gguf"), &err);
+        if (rc != (k ? 0 : FATHOM_EIO) || (!k && !strstr(err.msg, tensor))) {
+            fail_msg("%s %s: rc %d %s", tensor, k ? "repaired" : "damaged", rc, err.msg);
+        }
+    }
+}
+
+static void test_verify_file(void **state)
+{
+    (void)state;
+    struct made_set *made = made_checkpoint(SEED + 8);
+    struct seen s = {0};
+    made_write(made, 1, "");
+    gguf_close(converted(tmp_dir, "mxfp4", &s));
+    struct convert_options o = {.dir = tmp_dir, .out = tmp_path("out.gguf"), .recipe = "mxfp4"};
+    struct plan p;
+    assert_int_equal(plan_make(&p, &o, NULL), 0);
+    for (int last = 0; last < 2; last++) {
+        expect_detected(&p, "blk.2.ffn_down_exps.weight", last);
+        expect_detected(&p, "blk.0.ffn_gate_tid2eid.weight", last);
+        expect_detected(&p, "output.weight", last);
+        expect_detected(&p, "token_embd.weight", last);
+        expect_detected(&p, "blk.1.attn_norm.weight", last);
+    }
+    plan_free(&p);
+    o.recipe = "q8";
+    fathom_err err = {0};
+    assert_int_equal(plan_make(&p, &o, NULL), 0);
+    assert_int_equal(verify_file(&p, tmp_path("out.gguf"), &err), FATHOM_EIO);
+    plan_free(&p);
+    made_free(made);
+    buf_free(&s.lines);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -731,12 +814,12 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mini),          cmocka_unit_test(test_mini_tokenizer),
-        cmocka_unit_test(test_made),          cmocka_unit_test(test_fallbacks),
-        cmocka_unit_test(test_rules),         cmocka_unit_test(test_left_out),
-        cmocka_unit_test(test_broken),        cmocka_unit_test(test_other_failures),
-        cmocka_unit_test(test_dry_run),       cmocka_unit_test(test_deterministic),
-        cmocka_unit_test(test_verify_row),
+        cmocka_unit_test(test_mini),       cmocka_unit_test(test_mini_tokenizer),
+        cmocka_unit_test(test_made),       cmocka_unit_test(test_fallbacks),
+        cmocka_unit_test(test_rules),      cmocka_unit_test(test_left_out),
+        cmocka_unit_test(test_broken),     cmocka_unit_test(test_other_failures),
+        cmocka_unit_test(test_dry_run),    cmocka_unit_test(test_deterministic),
+        cmocka_unit_test(test_verify_row), cmocka_unit_test(test_verify_file),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

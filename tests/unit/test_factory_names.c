@@ -50,9 +50,9 @@ static size_t read_listing(struct listed *out, size_t max)
         char q2[16], dims[64];
         struct listed *l = &out[n++];
         *l = (struct listed){.ne = {1, 1, 1}};
-        assert_int_equal(sscanf(line, "%79[^\t]\t%15[^\t]\t%15[^\t]\t%63[^\t]", l->name, q2,
-                                l->q4, dims),
-                         4);
+        assert_int_equal(
+            sscanf(line, "%79[^\t]\t%15[^\t]\t%15[^\t]\t%63[^\t]", l->name, q2, l->q4, dims),
+            4);
         for (char *p = dims; *p; l->rank++) {
             assert_true(l->rank < 3);
             char *end;
@@ -102,7 +102,7 @@ static void test_flash_listing(void **state)
         /* The reference mix, but for the experts (q8 keeps them at 8 bits) and for ape, which we
          * keep F32 as in the checkpoint. */
         const char *type = qformat((uint32_t)q8->type[defs[i].role][0])->name;
-        const char *want = defs[i].rank == 3         ? "Q8_0"
+        const char *want = defs[i].rank == 3          ? "Q8_0"
                            : strstr(l->name, "_ape.") ? "F32"
                                                       : l->q4;
         if (strcmp(type, want) != 0) {
@@ -234,14 +234,14 @@ static void test_config_refused(void **state)
         {"deepseek_v4\"", "deepseek_v3\"", FATHOM_EUNSUPPORTED, "deepseek_v3"},
         {"{\"model_type\":\"deepseek_v4\"", "{\"kv_source_layer_ids\":[2]", FATHOM_EUNSUPPORTED,
          "V4.1"},
-        {"{\"model_type\":\"deepseek_v4\"", "{\"scoring_func\":\"softmax\"", FATHOM_EUNSUPPORTED,
-         "scoring_func"},
+        {"{\"model_type\":\"deepseek_v4\"", "{\"scoring_func\":\"softmax\"",
+         FATHOM_EUNSUPPORTED, "scoring_func"},
         {"{\"model_type\":\"deepseek_v4\"", "{\"norm_topk_prob\":false", FATHOM_EUNSUPPORTED,
          "norm_topk_prob"},
         {"{\"model_type\":\"deepseek_v4\"", "{\"n_shared_experts\":2", FATHOM_EUNSUPPORTED,
          "n_shared_experts"},
-        {"{\"model_type\":\"deepseek_v4\"", "{\"tie_word_embeddings\":true", FATHOM_EUNSUPPORTED,
-         "tie_word_embeddings"},
+        {"{\"model_type\":\"deepseek_v4\"", "{\"tie_word_embeddings\":true",
+         FATHOM_EUNSUPPORTED, "tie_word_embeddings"},
         {"}}", "}", FATHOM_EFORMAT, "config.json"},
     };
     struct shape c;
@@ -274,9 +274,9 @@ static void test_patterns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flash_listing),   cmocka_unit_test(test_source_names),
-        cmocka_unit_test(test_pairs),           cmocka_unit_test(test_config_dialects),
-        cmocka_unit_test(test_config_refused),          cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_flash_listing),  cmocka_unit_test(test_source_names),
+        cmocka_unit_test(test_pairs),          cmocka_unit_test(test_config_dialects),
+        cmocka_unit_test(test_config_refused), cmocka_unit_test(test_patterns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,7 +76,7 @@ static void test_valid_corners(void **state)
     buf_free(&f);
 }
 
-#define REC(dtype, shape, offsets)                                                                \
+#define REC(dtype, shape, offsets) \
     "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
 /* With 16 bytes of data; each must be refused and the message must hold the given words. */
@@ -164,7 +164,8 @@ static void test_truncated(void **state)
     char data[32] = {0};
     st_bytes(&f, two, data, sizeof data);
     for (size_t n = 0; n < f.n; n++) {
-        unsigned char *copy = malloc(n + 1); /* so that a sanitizer sees a read behind the end */
+        unsigned char *copy =
+            malloc(n + 1); /* so that a sanitizer sees a read behind the end */
         assert_non_null(copy);
         memcpy(copy, f.p, n);
         copy = realloc(copy, n ? n : 1);
@@ -210,7 +211,8 @@ static void test_index(void **state)
                                 "\"p\":\"one.safetensors\"}}",
                                 &s, &err),
                      0);
-    assert_int_equal(st_n_tensors(s), 2); /* tensors that the index does not list are not there */
+    assert_int_equal(st_n_tensors(s),
+                     2); /* tensors that the index does not list are not there */
     assert_null(st_find(s, "stray"));
     char got[4];
     assert_int_equal(st_read(s, st_find(s, "q"), 0, 4, got, &err), 0);
@@ -278,9 +280,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_valid),         cmocka_unit_test(test_valid_corners),
-        cmocka_unit_test(test_hostile),       cmocka_unit_test(test_header_length),
-        cmocka_unit_test(test_truncated),     cmocka_unit_test(test_index),
+        cmocka_unit_test(test_valid),     cmocka_unit_test(test_valid_corners),
+        cmocka_unit_test(test_hostile),   cmocka_unit_test(test_header_length),
+        cmocka_unit_test(test_truncated), cmocka_unit_test(test_index),
         cmocka_unit_test(test_shrunk),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
