@@ -357,6 +357,40 @@ static void test_a8_profile(void **state)
     golden_run_close(&r);
 }
 
+/* The number of threads changes nothing, for block formats either. */
+static void test_threads(void **state)
+{
+    const uint32_t threads[] = {1, 2, 3, 7};
+    for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+        struct golden_run r;
+        struct golden_run_options o = {.sim = true, .t_max = 64, .n_threads = threads[i]};
+        golden_run_open(&r, *state, &q8_model, &o);
+        golden_feed(&r, 0, 0, 96, 48, got[0]);
+        if (i == 0) {
+            memcpy(truth, got, sizeof truth);
+        }
+        same_bits(truth, got, 0, 96);
+        golden_run_close(&r);
+    }
+}
+
+/* Every logit of every position beside the reference backend's. Simulations off: no rounding can
+ * flip, and the golden choices of experts and rows have wide margins. */
+static void test_against_ref(void **state)
+{
+    struct golden_run r = open_run(&backend_ref, &f32_model, false, 64);
+    golden_feed(&r, 0, 0, N, 64, truth[0]);
+    golden_run_close(&r);
+    r = open_run(*state, &f32_model, false, 64);
+    golden_feed(&r, 0, 0, N, 64, got[0]);
+    golden_run_close(&r);
+    for (uint32_t p = 0; p < N; p++) {
+        for (int k = 0; k < GOLDEN_V; k++) {
+            near((double)got[p][k], (double)truth[p][k], 2e-5, "logit beside ref");
+        }
+    }
+}
+
 /* A wrong step is an error and leaves the backend usable. */
 static void test_wrong_steps(void **state)
 {
@@ -392,28 +426,29 @@ static void test_wrong_steps(void **state)
     golden_run_close(&r);
 }
 
-#define TEST(f, be)                                       \
-    {                                                     \
-#f " on " be, f, NULL, NULL, (void *)(uintptr_t)b \
+#define TEST(f)                                 \
+    {                                           \
+#f, f, NULL, NULL, (void *)(uintptr_t)b \
     }
 
 int main(void)
 {
     int failed = cmocka_run_group_tests_name(
         "builder", ((const struct CMUnitTest[]){cmocka_unit_test(test_builder)}), setup, NULL);
-    const struct backend *const backends[] = {&backend_ref};
-    for (size_t i = 0; i < ARRAY_LEN(backends); i++) {
-        const struct backend *b = backends[i];
+    for (size_t i = 0; backend_at(i); i++) {
+        const struct backend *b = backend_at(i);
         const struct CMUnitTest tests[] = {
-            TEST(test_published_logits, "backend"),
-            TEST(test_published_streams, "backend"),
-            TEST(test_chunks, "backend"),
-            TEST(test_batch, "backend"),
-            TEST(test_rejected_rows, "backend"),
-            TEST(test_rerun, "backend"),
-            TEST(test_picks, "backend"),
-            TEST(test_a8_profile, "backend"),
-            TEST(test_wrong_steps, "backend"),
+            TEST(test_published_logits),
+            TEST(test_published_streams),
+            TEST(test_chunks),
+            TEST(test_batch),
+            TEST(test_rejected_rows),
+            TEST(test_rerun),
+            TEST(test_picks),
+            TEST(test_a8_profile),
+            TEST(test_threads),
+            TEST(test_against_ref),
+            TEST(test_wrong_steps),
         };
         failed += cmocka_run_group_tests_name(b->name, tests, NULL, NULL);
     }
