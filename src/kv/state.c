@@ -62,20 +62,6 @@ static bool start_exact(const struct kv_state *st, uint32_t n_new)
     return true;
 }
 
-/* Is the group before multiple m exact in every k = 2 layer? */
-static bool bound_exact(const struct kv_state *st, uint32_t m)
-{
-    const struct layout *l = st->pool->layout;
-    for (uint32_t il = 0; il < l->n_layer && st->start > 0; il++) {
-        const struct layout_layer *y = &l->layer[il];
-        if (y->k == 2 &&
-            (int64_t)m - y->ratio < (int64_t)st->start + (int64_t)il * (l->window - 1)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* Does the window ring still hold the rows that a step at n' reads? */
 static bool window_holds(const struct kv_state *st, uint32_t n_new)
 {
@@ -255,7 +241,7 @@ void state_commit(struct kv_state *st, uint32_t n_tok)
 {
     uint32_t a = st->pool->layout->align, end = st->n + n_tok, m = end / a * a;
     for (int i = 0; i < 2 && m > st->n; i++, m -= a) {
-        st->bound[m / a % 2] = bound_exact(st, m) ? m : 0;
+        st->bound[m / a % 2] = m;
     }
     st->n = end;
 }
