@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
@@ -69,6 +70,9 @@ static int dispatch(int argc, char **argv)
         struct buf b = {0};
         help_command(&b, cmd);
         return cmd_print(&b);
+    }
+    if (o.backend && !backend_by_name(o.backend)) {
+        return cmd_usage(&o, "this build has no backend \"%s\"", o.backend);
     }
     return cmd->fn(&o);
 }

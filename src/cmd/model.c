@@ -37,15 +37,22 @@ const char *model_label(const struct model_ref *m)
     return m->path ? m->path : "embedded mini model";
 }
 
-int model_fail(const struct model_ref *m, fathom_err *err)
+/* Removes a prefix that repeats what will be said before it. */
+static void drop_prefix(fathom_err *err, const char *prefix)
 {
-    const char *label = model_label(m);
-    size_t n = strlen(label);
-    if (strncmp(err->msg, label, n) == 0 && strncmp(err->msg + n, ": ", 2) == 0) {
+    size_t n = strlen(prefix);
+    if (strncmp(err->msg, prefix, n) == 0 && strncmp(err->msg + n, ": ", 2) == 0) {
         memmove(err->msg, err->msg + n + 2, strlen(err->msg + n + 2) + 1);
     }
+}
+
+int model_fail(const struct model_ref *m, fathom_err *err)
+{
     char place[512];
-    snprintf(place, sizeof place, "cannot load %s", label);
+    snprintf(place, sizeof place, "cannot load %s", model_label(m));
+    drop_prefix(err, place);
+    drop_prefix(err, "cannot load the model");
+    drop_prefix(err, model_label(m));
     return cmd_fail(place, err);
 }
 

@@ -194,9 +194,6 @@ int cmd_selftest(struct cli *o)
 {
     struct selftest t = {.o = o};
     fathom_err err = {0};
-    if (o->backend && !backend_by_name(o->backend)) {
-        return cmd_usage(o, "no backend \"%s\" in this build", o->backend);
-    }
     t.first = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
     t.again = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
     int rc = t.first && t.again ? golden_build(&t.file, &t.n_bytes, &err)

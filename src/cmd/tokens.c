@@ -23,13 +23,13 @@ static void write_deltas(struct buf *b, const struct tokenizer *t, const struct 
         buf_clear(&text);
         detok_feed(&d, bytes.p, bytes.n, &text);
         buf_adds(b, i ? "," : "");
-        json_write_str(b, buf_slice(&text));
+        json_write_line_str(b, buf_slice(&text));
         b->failed |= text.failed;
     }
     buf_clear(&text);
     detok_flush(&d, &text);
     buf_adds(b, "],\"flush\":");
-    json_write_str(b, buf_slice(&text));
+    json_write_line_str(b, buf_slice(&text));
     buf_adds(b, "}\n");
     buf_free(&text);
 }

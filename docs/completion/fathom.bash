@@ -1,0 +1,36 @@
+# bash completion of fathom (generated: fathom help bash)
+_fathom()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits selftest help" -- "$cur"))
+        return
+    fi
+    case "$prev" in
+    --think) COMPREPLY=($(compgen -W "on off low high max" -- "$cur")); return ;;
+    --release) COMPREPLY=($(compgen -W "preview 0731" -- "$cur")); return ;;
+    --recipe) COMPREPLY=($(compgen -W "f32 f16 bf16 q8 q2 q4 mxfp4" -- "$cur")); return ;;
+    --shape) COMPREPLY=($(compgen -W "flash pro" -- "$cur")); return ;;
+    --sim) COMPREPLY=($(compgen -W "on off" -- "$cur")); return ;;
+    --act) COMPREPLY=($(compgen -W "a8 f32" -- "$cur")); return ;;
+    esac
+    case "$cur" in
+    -*) ;;
+    *) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    esac
+    case "${COMP_WORDS[1]}" in
+    run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    chat) COMPREPLY=($(compgen -W "--model --system --think --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
+    convert) COMPREPLY=($(compgen -W "--output --recipe --rule --dry-run --threads --help" -- "$cur")) ;;
+    inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;
+    plan) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --sequences --backend --chunk --sim --json --help" -- "$cur")) ;;
+    explain) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --tokens --layer --operands --sim --act --json --help" -- "$cur")) ;;
+    tokens) COMPREPLY=($(compgen -W "--model --prompt --file --ids --decode --plain --jsonl --json --help" -- "$cur")) ;;
+    render) COMPREPLY=($(compgen -W "--model --file --release --jsonl --json --help" -- "$cur")) ;;
+    parse) COMPREPLY=($(compgen -W "--model --file --jsonl --json --help" -- "$cur")) ;;
+    logits) COMPREPLY=($(compgen -W "--model --ids --all --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    selftest) COMPREPLY=($(compgen -W "--backend --threads --cpu-mask --debug --json --help" -- "$cur")) ;;
+    help) COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
+    esac
+}
+complete -o filenames -F _fathom fathom
