@@ -59,69 +59,51 @@ static const struct key KEYS[] = {
     U("context_length", max_ctx, 1, 1 << 24),
 };
 
-/* Sizes for plan and explain without a file; layers get their ratios in preset_make. */
-static const struct shape PRESETS[2] = {
-    {.n_vocab = 129280,
-     .d = 4096,
-     .n_layer = 43,
-     .n_head = 64,
-     .head_dim = 512,
-     .rope_dim = 64,
-     .q_lora = 1024,
-     .o_groups = 8,
-     .o_lora = 1024,
-     .window = 128,
-     .index_heads = 64,
-     .index_dim = 128,
-     .index_topk = 512,
-     .n_ff = 2048,
-     .n_expert = 256,
-     .n_used = 6,
-     .n_hash = 3,
-     .route_scale = 1.5f,
-     .hc = 4,
-     .sinkhorn_iters = 20,
-     .eps = 1e-6f,
-     .hc_eps = 1e-6f,
-     .theta = 10000.0f,
-     .theta_compress = 160000.0f,
-     .yarn_factor = 16.0f,
-     .yarn_beta_fast = 32.0f,
-     .yarn_beta_slow = 1.0f,
-     .yarn_orig = 65536,
-     .max_ctx = 1048576,
-     .max_ratio = 128},
-    {.n_vocab = 129280,
-     .d = 7168,
-     .n_layer = 61,
-     .n_head = 128,
-     .head_dim = 512,
-     .rope_dim = 64,
-     .q_lora = 1536,
-     .o_groups = 16,
-     .o_lora = 1024,
-     .window = 128,
-     .index_heads = 64,
-     .index_dim = 128,
-     .index_topk = 1024,
-     .n_ff = 3072,
-     .n_expert = 384,
-     .n_used = 6,
-     .n_hash = 3,
-     .route_scale = 2.5f,
-     .hc = 4,
-     .sinkhorn_iters = 20,
-     .eps = 1e-6f,
-     .hc_eps = 1e-6f,
-     .theta = 10000.0f,
-     .theta_compress = 160000.0f,
-     .yarn_factor = 16.0f,
-     .yarn_beta_fast = 32.0f,
-     .yarn_beta_slow = 1.0f,
-     .yarn_orig = 65536,
-     .max_ctx = 1048576,
-     .max_ratio = 128},
-};
+/* Sizes for plan and explain without a file; model.md 1. */
+static const struct shape FLASH = {.n_vocab = 129280,
+                                   .d = 4096,
+                                   .n_layer = 43,
+                                   .n_head = 64,
+                                   .head_dim = 512,
+                                   .rope_dim = 64,
+                                   .q_lora = 1024,
+                                   .o_groups = 8,
+                                   .o_lora = 1024,
+                                   .window = 128,
+                                   .index_heads = 64,
+                                   .index_dim = 128,
+                                   .index_topk = 512,
+                                   .n_ff = 2048,
+                                   .n_expert = 256,
+                                   .n_used = 6,
+                                   .n_hash = 3,
+                                   .route_scale = 1.5f,
+                                   .hc = 4,
+                                   .sinkhorn_iters = 20,
+                                   .eps = 1e-6f,
+                                   .hc_eps = 1e-6f,
+                                   .theta = 10000.0f,
+                                   .theta_compress = 160000.0f,
+                                   .yarn_factor = 16.0f,
+                                   .yarn_beta_fast = 32.0f,
+                                   .yarn_beta_slow = 1.0f,
+                                   .yarn_orig = 65536,
+                                   .max_ctx = 1048576,
+                                   .max_ratio = 128};
+
+/* Pro is Flash with other numbers. */
+static void make_pro(struct shape *s)
+{
+    s->d = 7168;
+    s->n_layer = 61;
+    s->n_head = 128;
+    s->q_lora = 1536;
+    s->o_groups = 16;
+    s->index_topk = 1024;
+    s->n_ff = 3072;
+    s->n_expert = 384;
+    s->route_scale = 2.5f;
+}
 
 const struct shape *shape_preset(const char *name)
 {
@@ -130,7 +112,10 @@ const struct shape *shape_preset(const char *name)
     if (!pro && strcmp(name, "flash") != 0) {
         return NULL;
     }
-    s = PRESETS[pro];
+    s = FLASH;
+    if (pro) {
+        make_pro(&s);
+    }
     for (uint32_t il = 0; il < s.n_layer; il++) {
         s.ratio[il] = il < 2 ? (pro ? 128 : 0) : il % 2 ? 128 : 4;
         s.swiglu_lim[il] = 10.0f;

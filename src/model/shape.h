@@ -46,7 +46,7 @@ static inline bool shape_is_hash(const struct shape *s, uint32_t il)
  */
 int shape_from_gguf(struct shape *s, const struct gguf *g, fathom_err *err);
 int shape_check(const struct shape *s, bool sim, const char *label, fathom_err *err);
-/* "flash" or "pro"; NULL for other names. */
+/* "flash" or "pro"; NULL for other names. Valid until this thread's next call. */
 const struct shape *shape_preset(const char *name);
 /* Frequencies of both rope classes (model.md 3). */
 void shape_rope(const struct shape *s, struct rope_table out[ROPE_CLASSES]);
