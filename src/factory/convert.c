@@ -344,6 +344,14 @@ int convert_run(const struct convert_options *opt, fathom_err *err)
     if (!opt->dir || !opt->recipe || !opt->out) {
         return err_set(err, FATHOM_EINVAL, "convert needs a directory, a target and a recipe");
     }
+    static const char source[] = ".safetensors";
+    size_t n = strlen(opt->out);
+    if (n >= sizeof source - 1 && strcmp(opt->out + n - (sizeof source - 1), source) == 0) {
+        return err_set(err, FATHOM_EINVAL,
+                       "%s: the target is named like a checkpoint; it must be "
+                       "a GGUF file",
+                       opt->out);
+    }
     struct job j = {.opt = opt, .file = {.fd = -1}};
     int rc = plan_make(&j.plan, opt, err);
     rc = rc ? rc : make_header(&j, err);

@@ -22,9 +22,9 @@ struct plan {
     struct st_set *set;    /* owned */
     struct plan_tensor *t; /* owned through the arena, in file order */
     size_t n;
-    size_t n_mtp;          /* tensors of drafting blocks, left out */
-    size_t n_unused;       /* tensors that no table row asks for */
-    const char *unused;    /* the first of them; borrowed from set */
+    size_t n_mtp;       /* tensors of drafting blocks, left out */
+    size_t n_unused;    /* tensors that no table row asks for */
+    const char *unused; /* the first of them; borrowed from set */
     struct arena arena;
 };
 

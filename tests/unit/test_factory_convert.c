@@ -168,7 +168,7 @@ static uint32_t type_of(struct gguf *g, const char *name)
 
 static uint64_t key_u64(struct gguf *g, const char *key)
 {
-    uint64_t v;
+    uint64_t v = 0;
     const struct gguf_kv *kv = gguf_find(g, key);
     if (!kv || kv->type != GGUF_U32 || !gguf_u64(kv, &v)) {
         fail_msg("%s is no u32", key);
@@ -178,7 +178,7 @@ static uint64_t key_u64(struct gguf *g, const char *key)
 
 static double key_f32(struct gguf *g, const char *key)
 {
-    double v;
+    double v = 0;
     const struct gguf_kv *kv = gguf_find(g, key);
     if (!kv || kv->type != GGUF_F32 || !gguf_f64(kv, &v)) {
         fail_msg("%s is no f32", key);
@@ -260,7 +260,7 @@ static void check_mini_keys(struct gguf *g)
         assert_true(gguf_u64_at(kv, i, &v) && v == ratios[i]);
     }
     kv = gguf_find(g, "deepseek4.swiglu_clamp_exp");
-    double clamp;
+    double clamp = 0;
     assert_true(kv && kv->elem == GGUF_F32 && kv->n == 5 && gguf_f64_at(kv, 4, &clamp));
     assert_true(clamp == 10.0);
 }
@@ -656,6 +656,10 @@ static void test_other_failures(void **state)
     atomic_store(&s.cancel, false);
     o.recipe = "q2";
     expect_failure(o, &s, FATHOM_EUNSUPPORTED, "q2");
+    o.recipe = "q8";
+    o.out = tmp_path("model.safetensors");
+    assert_int_equal(run_opt(o, &s, &(fathom_err){0}), FATHOM_EINVAL);
+    o.out = out;
     o.recipe = "best";
     expect_failure(o, &s, FATHOM_EINVAL, "best");
     o.recipe = "q8";
