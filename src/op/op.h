@@ -12,17 +12,20 @@
  * are. `ref` uses double accumulators in the same order; `cpu` keeps the F32 order below in
  * every tier. The building blocks:
  *
- *  lanes16(f, n): 16 partial sums c_0..c_15 = +0; for i = 0..n-1 ascending: c_(i mod 16) takes
- * term i by fma; then a halving tree: c_l += c_(l+8) for l < 8, then +4, +2, +1; result c_0. A
- * vector kernel keeps the c_l in its lanes; a matrix kernel (one lane a row) visits lanes in
- *      tree order with few live sums: both give the same bits.
- *  DOT, F32 form:  lanes16 over elements: c = fma(w_i, x_i, c), w_i decoded to F32.
- *  DOT, A8 form:   lanes16 over blocks of 32: with quant_codes32 of the weight block b and the
- * A8 block (d_a, q, sum): I1 = sum w q (exact), I2 = mc0 sum0 + mc1 sum1 (exact): c = fma(d_w *
- * d_a, (float)I1, c); if the format has minima: c = fma(-(m_w * d_a), (float)I2, c). sum of
- * squares (norms): lanes16 over elements, c = fma(x, x, c). exp: one implementation per
- * backend, used for every element (tails are padded, not switched). No reassociation, no
- * implicit contraction, no flush to zero, no float atomics. */
+ * - lanes16(f, n): 16 partial sums c_0..c_15 = +0; for i = 0..n-1 ascending, c_(i mod 16) takes
+ *   term i by fma; then a halving tree: c_l += c_(l+8) for l < 8, then +4, +2, +1; result c_0.
+ *   A vector kernel keeps the c_l in its lanes; a matrix kernel (one lane a row) visits lanes in
+ *   tree order with few live sums: both give the same bits.
+ * - DOT, F32 form: lanes16 over elements: c = fma(w_i, x_i, c), w_i decoded to F32.
+ * - DOT, A8 form: lanes16 over blocks of 32. With quant_codes32 of weight block b and A8 block
+ *   (d_a, q, sum), I1 = sum w q and I2 = mc0 sum0 + mc1 sum1 are exact integers, and
+ *   c = fma(d_w * d_a, (float)I1, c), then, if the format has minima,
+ *   c = fma(-(m_w * d_a), (float)I2, c).
+ * - sum of squares (norms): lanes16 over elements, c = fma(x, x, c).
+ * - exp: one implementation per backend, used for every element (tails are padded, not
+ *   switched).
+ *
+ * No reassociation, no implicit contraction, no flush to zero, no float atomics. */
 #ifndef OP_OP_H
 #define OP_OP_H
 
