@@ -34,4 +34,9 @@ void engine_trace(fathom_engine *e, const struct backend_trace *t);
 /* The sequence state of a session. */
 const struct kv_state *session_state(const fathom_session *s);
 
+/* For measurements at depth without a prefill: makes s, which must be empty, a sequence of n random
+ * tokens (n a multiple of the largest ratio) with random rows of sane size. Deterministic by seed; what it
+ * then computes means nothing. FATHOM_ELIMIT as fathom_session_set. */
+int session_fill(fathom_session *s, uint32_t n, uint64_t seed, fathom_err *err);
+
 #endif

@@ -282,7 +282,6 @@ static void restart_at(struct kv_state *st, uint32_t pos)
     st->n = st->restore = st->high = st->win_high = pos;
     st->win_low = st->start = pos;
     st->bound[0] = st->bound[1] = 0;
-    pool_slot_poison(st->pool, st->slot);
 }
 
 struct kv_plan state_rewind(struct kv_state *st, uint32_t n_new, struct frontier *const *front,
@@ -300,12 +299,16 @@ struct kv_plan state_rewind(struct kv_state *st, uint32_t n_new, struct frontier
         break;
     case KV_RESUME_FRONTIER:
         restart_at(st, plan.from);
+        pool_slot_poison(st->pool, st->slot);
         frontier_scatter(plan.frontier, st->slot);
         st->start = 0;
         st->win_low = plan.from > l->window ? plan.from - l->window : 0;
         st->bound[plan.from / l->align % 2] = plan.from;
         break;
-    case KV_RESUME_RERUN: restart_at(st, plan.from); break;
+    case KV_RESUME_RERUN:
+        restart_at(st, plan.from);
+        pool_slot_poison(st->pool, st->slot);
+        break;
     }
     for (int i = 0; i < 2; i++) {
         st->bound[i] = st->bound[i] <= st->n ? st->bound[i] : 0;
@@ -382,6 +385,30 @@ int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
     }
     state_rewind(out, n_new, front, n_front);
     return 0;
+}
+
+int state_adopt(struct kv_state *st, uint32_t n, fathom_err *err)
+{
+    assert(state_rows(st) == 0 && st->n_pages == 0);
+    int rc = state_reserve(st, n, err);
+    if (rc != 0) {
+        return rc;
+    }
+    while (st->n_pages < pages_for(st->pool, n)) {
+        uint32_t page = take_page(st);
+        st->pages[st->n_pages++] = page;
+    }
+    st->keep = n;
+    return 0;
+}
+
+void state_assume(struct kv_state *st)
+{
+    const struct layout *l = st->pool->layout;
+    assert(st->n == 0 && st->keep % l->align == 0);
+    restart_at(st, st->keep);
+    st->start = 0;
+    st->win_low = st->keep > l->window ? st->keep - l->window : 0;
 }
 
 struct frontier *state_checkpoint(const struct kv_state *st)

@@ -20,7 +20,7 @@
 struct kv_state {
     struct kv_pool *pool;
     uint32_t slot;
-    uint32_t *pages;   /* owned; page i holds the rows of positions [i*S, (i+1)*S) */
+    uint32_t *pages; /* owned; page i holds the rows of positions [i*S, (i+1)*S) */
     uint32_t n_pages, cap_pages;
     uint32_t reserved; /* pages promised by the pool and not taken */
     uint32_t n, keep;
@@ -55,14 +55,15 @@ int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err);
 void state_begin(struct kv_state *st, uint32_t n_tok);
 /* This sequence's share of the step block: state, n0, n_tok, start, keep, n_page; pages[0..n_page) are
  * copied. The rest is the caller's. */
-void state_step(const struct kv_state *st, uint32_t n_tok, struct step_seq *seq, uint32_t *pages);
+void state_step(const struct kv_state *st, uint32_t n_tok, struct step_seq *seq,
+                uint32_t *pages);
 void state_commit(struct kv_state *st, uint32_t n_tok);
 
 enum kv_resume { KV_RESUME_FREE, KV_RESUME_RING, KV_RESUME_FRONTIER, KV_RESUME_RERUN };
 struct kv_plan {
     enum kv_resume how;
-    uint32_t from;  /* n after the rewind: first token to compute */
-    uint32_t keep;  /* = n' */
+    uint32_t from;                   /* n after the rewind: first token to compute */
+    uint32_t keep;                   /* = n' */
     const struct frontier *frontier; /* the one to use */
 };
 /* The cheapest way back to n' <= state_rows; front: candidates (those beyond n' are ignored). */
@@ -82,6 +83,13 @@ int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
 
 /* A frontier at the last multiple of A; NULL if the rings no longer hold it, m is 0, or memory is out. */
 struct frontier *state_checkpoint(const struct kv_state *st);
+
+/* Rows from elsewhere (a disk store, a benchmark). On a sequence without tokens: takes pages for n tokens, which
+ * the caller fills with the rows of [0, n); nothing is computed yet (n = 0, keep = n). Then state_rewind(n) finds
+ * the way on, with a frontier or a re-run. */
+int state_adopt(struct kv_state *st, uint32_t n, fathom_err *err);
+/* Instead: the caller has written the slot as well, as it would be at keep, a multiple of A. */
+void state_assume(struct kv_state *st);
 
 /* Where an exact re-run that must be right at n' has to begin (kv-store.md 2.4): a multiple of A. */
 uint32_t layout_rerun_start(const struct layout *l, uint32_t n_new);
