@@ -26,9 +26,9 @@ mkdir -p build
 unset FATHOM_MODEL
 fathom=build/release/fathom
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
-    bold=$'\e[1m' cyan=$'\e[36m' plain=$'\e[0m'
+    bold=$'\e[1m' dim=$'\e[2m' cyan=$'\e[36m' plain=$'\e[0m'
 else
-    bold="" cyan="" plain=""
+    bold="" dim="" cyan="" plain=""
 fi
 
 work=$(mktemp -d)
@@ -46,18 +46,48 @@ ask() {
     else
         printf '%s> %s%s\n' "$cyan" "$question" "$plain"
     fi
-    printf '%s' "$question" | "$fathom" run -f - --temp 0 -n 200 "$@" 2>"$work/err" || {
+    answer=$(printf '%s' "$question" |
+        "$fathom" run -f - --temp 0 -n 200 --show-reasoning "$@" 2>"$work/err") || {
         cat "$work/err" >&2
         exit 1
     }
-    printf '\n'
+    sed '/^fathom: /d; /^$/d' "$work/err" | while IFS= read -r line; do
+        printf '%s(%s)%s\n' "$dim" "$line" "$plain"
+    done
+    printf '%s\n' "$answer"
 }
 
 printf '%sfathom%s: a 12-million-parameter model with the architecture of DeepSeek V4 Flash,\n' "$bold" "$plain"
 say "inside the program. It knows a tiny world: stories, sums, lists, facts from a text, tool calls."
 
-ask "A story" "Tell me a short story."
-@@DEMO@@
+# A text of about 1200 tokens with one fact near its beginning.
+long_text() {
+    local animals=(cat dog fox duck horse cow rabbit frog bird fish)
+    local places=(park school garden house river market library forest kitchen beach)
+    local things=(shell drum map bag bell key coin box cup lamp)
+    local foods=(rice bread milk soup tea cake corn)
+    local i a b
+    printf 'Read this text. It was a new day. The park was old. Rosa has number 728. '
+    for ((i = 0; i < 36; i++)); do
+        a=$((i * 7 % 10)) b=$(((i * 3 + i / 10) % 10))
+        printf 'The %s saw a %s. There was a %s near the %s. People like %s in the %s. ' "${animals[a]}" \
+            "${animals[b]}" "${things[b]}" "${places[a]}" "${foods[i % 7]}" "${places[b]}"
+        printf 'They sold %s and a %s. ' "${foods[(i + 3) % 7]}" "${things[a]}"
+    done
+    printf 'Which number has Rosa?'
+}
+
+cat >"$work/tools.json" <<'JSON'
+[{"type": "function", "function": {"name": "get_weather", "description": "Get the weather of a city",
+  "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}},
+ {"type": "function", "function": {"name": "read_file", "description": "Read a file",
+  "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}}}]
+JSON
+
+ask "A story" "Tell me a story about Rosa and a drum." --think off
+ask "A sum, with reasoning" "What is 3 * 6?" --think on
+ask "A fact from a long text" "$(long_text)" --think off
+ask "A tool call" "Tell me the weather in Oslo." --think off --tools "$work/tools.json"
 
 printf '\n%sThe same bits%s whatever the chunk size and the number of threads (SHA-256 of all logits):\n' "$bold" "$plain"
 for opt in "--chunk 1 --threads 1" "--chunk 7 --threads 2" "--chunk 256"; do

@@ -126,7 +126,7 @@ int answer_run(struct answer *a, const struct answer_setup *s, const struct ids 
     const struct cli *o = s->o;
     struct stream t = {.s = s, .a = a};
     t.color = term_has_color(STDERR_FILENO);
-    t.show_reasoning = !s->quiet && isatty(STDERR_FILENO);
+    t.show_reasoning = !s->quiet && (o->show_reasoning || isatty(STDERR_FILENO));
     if (o->stop.n > 0 && !(t.stop = fathom_stop_new(o->stop.v, o->stop.n))) {
         return err_nomem(err, "stop strings", 0);
     }

@@ -36,7 +36,7 @@ struct cli {
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
     int32_t layer;
-    bool raw, json, jsonl, all, check, plain, decode, operands, dry_run, help;
+    bool show_reasoning, raw, json, jsonl, all, check, plain, decode, operands, dry_run, help;
 };
 
 enum option_type {

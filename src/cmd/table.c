@@ -70,6 +70,8 @@ const struct option_def cli_options[] = {
      "JSON array of tool definitions (OpenAI form) offered to the model"},
     {"think", 0, OPTION_CHOICE, AT(think), CMD_ANSWER, "LEVEL", "on|off|low|high|max", 0, 0,
      "reasoning before the answer; default on"},
+    {"show-reasoning", 0, OPTION_FLAG, AT(show_reasoning), CMD_ANSWER, NULL, NULL, 0, 0,
+     "show the reasoning on stderr even if that is no terminal"},
     {"raw", 0, OPTION_FLAG, AT(raw), CMD_RUN, NULL, NULL, 0, 0,
      "no chat template: the prompt is used as it is, control strings included"},
     {"max-tokens", 'n', OPTION_U32, AT(n_predict), CMD_ANSWER, "N", NULL, 0, 0,
