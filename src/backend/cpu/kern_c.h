@@ -570,17 +570,20 @@ static void floats_fp8(const struct row_geom *g, const uint8_t *codes, const uin
     size_t n = g->n - g->rope;
     for (size_t b = 0; b < n; b += 64) {
         float scale = e8m0_to_f32(scales[b / 64]);
-        for (size_t i = b; i < b + 64; i++) {
-            uint32_t c = codes[i], a = c & 0x7Fu;
+        uint32_t u[64];
+        for (int i = 0; i < 64; i++) { /* exponent field 0: multiples of 2^-9 */
+            uint32_t c = codes[b + (size_t)i], a = c & 0x7Fu;
+            float small = (float)(int32_t)a * 0x1p-9f;
+            uint32_t su;
+            memcpy(&su, &small, 4);
             uint32_t normal = (a << 20) + (120u << 23);
-            float small = (float)(int32_t)a * 0x1p-9f; /* exponent field 0 */
-            uint32_t u;
-            memcpy(&u, &small, 4);
-            u = a < 8 ? u : a == 0x7F ? 0x7FC00000u : normal;
-            u |= (c & 0x80u) << 24;
+            uint32_t value = a < 8 ? su : normal;
+            u[i] = (a == 0x7F ? 0x7FC00000u : value) | (c & 0x80u) << 24;
+        }
+        for (int i = 0; i < 64; i++) {
             float v;
-            memcpy(&v, &u, 4);
-            out[i] = v * scale;
+            memcpy(&v, &u[i], 4);
+            out[b + (size_t)i] = v * scale;
         }
     }
     for (size_t i = 0; i < g->rope; i++) {
