@@ -1,0 +1,297 @@
+/* test_backend_kern.c - single kernels of the cpu backend, every tier of this machine: the exp of
+ * the arithmetic class against double precision, stored rows against op/rows.c, and the two ways
+ * of a product (row by row, packed) against the order of operations as op.h words it. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/kern.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/rng.h"
+#include "op/rows.h"
+#include "quant/act.h"
+#include "quant/encode.h"
+#include "quant/formats.h"
+
+static uint32_t tiers(struct cpu_kern k[3])
+{
+    static const uint32_t masks[] = {CPU_TIER_C, CPU_TIER_C | CPU_TIER_AVX2, 0};
+    uint32_t n = 0, seen = 0;
+    for (int i = 0; i < 3; i++) {
+        uint32_t tier = kern_select(&k[n], masks[i]);
+        n += !(seen & tier);
+        seen |= tier;
+    }
+    return n;
+}
+
+static void test_ladder(void **state)
+{
+    (void)state;
+    struct cpu_kern k;
+    assert_int_equal(kern_select(&k, CPU_TIER_C), CPU_TIER_C);
+    assert_string_equal(k.name, "c");
+    uint32_t have = kern_available();
+    assert_true(have & CPU_TIER_C);
+    enum cpu_tier best = kern_select(&k, 0);
+    assert_true(best & have);
+    assert_true(best * 2 > have); /* the highest bit */
+}
+
+/* Error in units of the last place of the true value. */
+static double ulps(float got, double want)
+{
+    int e;
+    frexp(want, &e);
+    double ulp = ldexp(1.0, (e - 24 > -149 ? e - 24 : -149));
+    return fabs((double)got - want) / ulp;
+}
+
+static void test_exp(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    uint32_t n_tier = tiers(k);
+    enum { N = 1 << 16 };
+    float *x = mem_alloc(N, sizeof *x), *y = mem_alloc(N, sizeof *y);
+    struct rng r = {77};
+    double worst = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        float wide = i % 2 ? 104.0f : 3.0f;
+        x[i] = i < 400 ? -88.0f - 0.04f * (float)i : wide * rng_sym(&r);
+    }
+    for (uint32_t tier = 0; tier < n_tier; tier++) {
+        float *z = tier == 0 ? y : mem_alloc(N, sizeof *z);
+        memcpy(z, x, N * sizeof *x);
+        k[tier].exp_vec(z, N);
+        for (uint32_t i = 0; i < N; i++) {
+            double want = exp((double)x[i]);
+            if (want < 3.4028235e38) {
+                double u = ulps(z[i], want);
+                worst = u > worst ? u : worst;
+            }
+        }
+        assert_memory_equal(y, z, N * sizeof *y);
+        if (z != y) {
+            mem_free(z);
+        }
+        float s[] = {0.0f,  -0.0f,   NAN,     -INFINITY, INFINITY, 88.7228f,
+                     89.0f, -104.0f, -200.0f, 1e30f,     -1e30f};
+        k[tier].exp_vec(s, ARRAY_LEN(s));
+        assert_true(s[0] == 1.0f && s[1] == 1.0f && isnan(s[2]) && s[3] == 0.0f);
+        assert_true(isinf(s[4]) && s[5] < INFINITY && isinf(s[6]) && s[7] == 0.0f);
+        assert_true(s[8] == 0.0f && isinf(s[9]) && s[10] == 0.0f);
+    }
+    print_message("exp: worst error %.3f ulp\n", worst);
+    assert_true(worst <= 2.0);
+    mem_free(x);
+    mem_free(y);
+}
+
+static void test_row_floats(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    uint32_t n_tier = tiers(k);
+    const struct row_geom geoms[] = {row_geom_make(ROW_FP8, 192, 64),
+                                     row_geom_make(ROW_F32, 50, 8),
+                                     row_geom_make(ROW_FP4, 96, 32)};
+    struct rng r = {78};
+    for (size_t g = 0; g < ARRAY_LEN(geoms); g++) {
+        for (int round = 0; round < 50; round++) {
+            unsigned char codes[512], scales[16] = {0};
+            float want[192], got[192];
+            for (uint32_t i = 0; i < geoms[g].code_bytes; i++) {
+                codes[i] =
+                    (unsigned char)(round == 0 ? i : rng_u64(&r)); /* first: every code */
+            }
+            for (uint32_t i = 0; i < geoms[g].scale_bytes; i++) {
+                scales[i] = (unsigned char)(100 + rng_below(&r, 50));
+            }
+            row_decode(&geoms[g], codes, scales, want);
+            for (uint32_t t = 0; t < n_tier; t++) {
+                k[t].row_floats(&geoms[g], codes, scales, got);
+                for (uint32_t i = 0; i < geoms[g].n; i++) {
+                    assert_true(f32_bits(want[i]) == f32_bits(got[i]) ||
+                                (isnan(want[i]) && isnan(got[i])));
+                }
+            }
+        }
+    }
+}
+
+/* ---- products in the words of op.h ---- */
+
+static float halving_tree(float c[16])
+{
+    for (int half = 8; half > 0; half /= 2) {
+        for (int l = 0; l < half; l++) {
+            c[l] += c[l + half];
+        }
+    }
+    return c[0];
+}
+
+static float dot_f32(const float *w, const float *x, size_t n)
+{
+    float c[16] = {0};
+    for (size_t i = 0; i < n; i++) {
+        c[i % 16] = fmaf(w[i], x[i], c[i % 16]);
+    }
+    return halving_tree(c);
+}
+
+static float dot_a8(uint32_t type, const void *row, void *act, size_t n)
+{
+    float c[16] = {0};
+    for (size_t b = 0; b < n / 32; b++) {
+        struct codes32 w;
+        quant_codes32(type, row, b, &w);
+        int32_t i1 = 0, i2 = 0;
+        for (size_t i = 0; i < 32; i++) {
+            i1 += w.w[i] * act8_q(act)[32 * b + i];
+        }
+        for (size_t h = 0; h < 2; h++) {
+            i2 += w.mc[h] * act8_sum(act, n)[2 * b + h];
+        }
+        float da = act8_d(act, n)[b];
+        c[b % 16] = fmaf(w.d * da, (float)i1, c[b % 16]);
+        if (w.m != 0) {
+            c[b % 16] = fmaf(-(w.m * da), (float)i2, c[b % 16]);
+        }
+    }
+    return halving_tree(c);
+}
+
+enum { ROWS = 32, TOKS = 16, MAX_N = 1100 };
+
+/* Lengths on both sides of every tail. */
+static const size_t lengths[] = {1, 15, 16, 17, 31, 32, 33, 128, 250, 1024, 1087};
+
+static void test_products_f32(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    uint32_t n_tier = tiers(k);
+    static float w[ROWS][MAX_N], x[TOKS][MAX_N], tile[2][MAX_N * 8], panel[2][MAX_N * 16];
+    struct rng r = {79};
+    for (size_t li = 0; li < ARRAY_LEN(lengths); li++) {
+        size_t n = lengths[li];
+        const float *xp[TOKS];
+        for (int i = 0; i < ROWS; i++) {
+            for (size_t j = 0; j < n; j++) {
+                w[i][j] = rng_sym(&r) * (li % 3 == 1 ? 1e-25f : 1.0f);
+                x[i % TOKS][j] = rng_sym(&r) * (li % 3 == 1 ? 1e-18f : 1.0f);
+            }
+        }
+        for (int t = 0; t < TOKS; t++) {
+            xp[t] = x[t];
+        }
+        for (uint32_t tier = 0; tier < n_tier; tier++) {
+            float few[5][ROWS], many[2][KERN_TOKENS][KERN_ROWS];
+            k[tier].rows_f32(QT_F32, w, sizeof w[0], ROWS, xp, 5, n, few[0], ROWS);
+            float one[ROWS];
+            k[tier].rows_f32(QT_F32, w, sizeof w[0], ROWS - 1, xp, 1, n, one, ROWS);
+            for (int p = 0; p < 2; p++) {
+                k[tier].pack_rows_f32(w[p * 16], MAX_N, 16, n, panel[p]);
+            }
+            k[tier].pack_tokens_f32(xp, n, tile[0], tile[1]);
+            for (int p = 0; p < 2; p++) {
+                k[tier].tile_f32(panel[0], panel[1], tile[p], n, many[p]);
+            }
+            for (int i = 0; i < ROWS; i++) {
+                for (int t = 0; t < TOKS; t++) {
+                    float want = dot_f32(w[i], x[t], n);
+                    assert_true(f32_bits(want) == f32_bits(many[t / 8][t % 8][i]));
+                    assert_true(t >= 5 || f32_bits(want) == f32_bits(few[t][i]));
+                    assert_true(t > 0 || i == ROWS - 1 || f32_bits(want) == f32_bits(one[i]));
+                }
+            }
+        }
+    }
+}
+
+static void random_row(struct rng *r, uint32_t type, size_t n, unsigned char *row)
+{
+    const struct qformat *f = qformat(type);
+    for (size_t b = 0; b < n / f->block_elems; b++) {
+        do {
+            for (uint32_t i = 0; i < f->block_bytes; i++) {
+                row[b * f->block_bytes + i] = (unsigned char)rng_u64(r);
+            }
+        } while (!quant_row_finite(type, row + b * f->block_bytes, f->block_elems));
+    }
+}
+
+static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, size_t n)
+{
+    static unsigned char w[ROWS][MAX_N * 4], act[KERN_TOKENS][MAX_N * 2];
+    static struct pack_w panel[2][MAX_N / 32];
+    static struct pack_x tile[MAX_N / 32];
+    static int16_t cw[MAX_N], mc[MAX_N / 16];
+    static float d[MAX_N / 32], m[MAX_N / 32];
+    struct row_codes codes = {cw, d, m, mc, false};
+    struct act_codes x[KERN_TOKENS];
+    for (int t = 0; t < KERN_TOKENS; t++) {
+        float v[MAX_N];
+        for (size_t i = 0; i < n; i++) {
+            v[i] = rng_sym(r);
+        }
+        act8_encode(v, 0, n, n, act[t]);
+        x[t] = (struct act_codes){act8_q(act[t]), act8_d(act[t], n), act8_sum(act[t], n)};
+    }
+    float few[KERN_TOKENS][ROWS], many[KERN_TOKENS][KERN_ROWS];
+    for (uint32_t i = 0; i < ROWS; i++) {
+        random_row(r, type, n, w[i]);
+        k->weight_codes(type, w[i], n, &codes);
+        k->row_a8(&codes, x, KERN_TOKENS, n, few[0] + i, ROWS);
+        k->pack_row_a8(&codes, i % 16, n, panel[i / 16]);
+    }
+    k->pack_tokens_a8(x, n, tile);
+    k->tile_a8(panel[0], panel[1], tile, n, codes.has_min, many);
+    for (int i = 0; i < ROWS; i++) {
+        for (int t = 0; t < KERN_TOKENS; t++) {
+            float want = dot_a8(type, w[i], act[t], n);
+            if (f32_bits(want) != f32_bits(few[t][i]) ||
+                f32_bits(want) != f32_bits(many[t][i])) {
+                fail_msg("%s %s n %zu: want %a, row by row %a, packed %a", k->name,
+                         qformat(type)->name, n, (double)want, (double)few[t][i],
+                         (double)many[t][i]);
+            }
+        }
+    }
+}
+
+static void test_products_a8(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    uint32_t n_tier = tiers(k);
+    struct rng r = {80};
+    for (uint32_t type = 0; type < QT_COUNT; type++) {
+        if (qformat(type)->cls != QC_BLOCK) {
+            continue;
+        }
+        bool big = qformat(type)->block_elems > 32;
+        for (uint32_t tier = 0; tier < n_tier; tier++) {
+            check_a8(&k[tier], &r, type, big ? 256 : 32);
+            check_a8(&k[tier], &r, type, big ? 1024 : 544);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ladder),      cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_row_floats),  cmocka_unit_test(test_products_f32),
+        cmocka_unit_test(test_products_a8),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
