@@ -2,16 +2,10 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
-pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 if(APPLE)
-  set(FATHOM_CRYPTO_LIBS "")            # CommonCrypto is part of the system
-  set(FATHOM_PC_CRYPTO "")
-  find_library(EDIT_LIBRARY edit REQUIRED)
+  find_library(EDIT_LIBRARY edit REQUIRED) # part of the system
   set(FATHOM_EDIT_LIBS ${EDIT_LIBRARY})
 else()
-  pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
-  set(FATHOM_CRYPTO_LIBS PkgConfig::CRYPTO)
-  set(FATHOM_PC_CRYPTO libcrypto)
   pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)
   set(FATHOM_EDIT_LIBS PkgConfig::EDIT)
 endif()

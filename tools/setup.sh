@@ -72,17 +72,17 @@ setup_build() {
     case "$(uname -s)" in
     Darwin)
         xcode-select -p >/dev/null 2>&1 || die "the compiler is missing: run xcode-select --install"
-        brew_install cmake ninja pkgconf xxhash xz
+        brew_install cmake ninja pkgconf xz
         ;;
     *)
         if have apt-get; then
             missing="$(deb_missing_programs gcc:gcc cmake:cmake ninja:ninja-build pkg-config:pkg-config)"
-            missing="$missing$(deb_missing libc6-dev libssl-dev liblzma-dev libxxhash-dev libedit-dev)"
+            missing="$missing$(deb_missing libc6-dev liblzma-dev libedit-dev)"
             # shellcheck disable=SC2086
             apt_install $missing
         else
             for missing in cc cmake ninja pkg-config; do
-                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of libcrypto, liblzma, libxxhash, libedit"
+                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of liblzma and libedit"
             done
         fi
         ;;
