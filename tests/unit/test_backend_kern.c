@@ -126,6 +126,34 @@ static void test_row_floats(void **state)
     }
 }
 
+/* Values around every rounding border, signs, zeros, NaN, infinities, tiny and huge blocks. */
+static void test_fp4_round(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    uint32_t n_tier = tiers(k);
+    static const float special[] = {0.0f,     -0.0f,     0.25f,  0.75f, 1.25f, 1.75f,
+                                    2.5f,     3.5f,      5.0f,   6.0f,  NAN,   -NAN,
+                                    INFINITY, -INFINITY, 1e-44f, 0.5f};
+    struct rng r = {81};
+    for (int round = 0; round < 400; round++) {
+        float x[64], want[64], got[64];
+        float scale = ldexpf(1.0f, (int)rng_below(&r, 270) - 149);
+        for (int i = 0; i < 64; i++) {
+            float v = rng_below(&r, 2) ? special[rng_below(&r, ARRAY_LEN(special))]
+                                       : 6.0f * rng_sym(&r);
+            x[i] = (rng_below(&r, 2) ? v : -v) * scale;
+        }
+        memcpy(want, x, sizeof x);
+        fp4_sim(want, 64);
+        for (uint32_t t = 0; t < n_tier; t++) {
+            memcpy(got, x, sizeof x);
+            k[t].fp4_round(got, 64);
+            assert_memory_equal(want, got, sizeof got);
+        }
+    }
+}
+
 /* ---- products in the words of op.h ---- */
 
 static float halving_tree(float c[16])
@@ -255,6 +283,9 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     }
     k->pack_tokens_a8(x, n, tile);
     k->tile_a8(panel[0], panel[1], tile, n, codes.has_min, many);
+    if (type == QT_Q8_0) { /* the direct kernel instead */
+        k->rows_q8_0(w, sizeof w[0], ROWS, x, KERN_TOKENS, n, few[0], ROWS);
+    }
     for (int i = 0; i < ROWS; i++) {
         for (int t = 0; t < KERN_TOKENS; t++) {
             float want = dot_a8(type, w[i], act[t], n);
@@ -289,9 +320,9 @@ static void test_products_a8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ladder),      cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_row_floats),  cmocka_unit_test(test_products_f32),
-        cmocka_unit_test(test_products_a8),
+        cmocka_unit_test(test_ladder),     cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_row_floats), cmocka_unit_test(test_products_f32),
+        cmocka_unit_test(test_fp4_round),  cmocka_unit_test(test_products_a8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

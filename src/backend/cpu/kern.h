@@ -70,7 +70,11 @@ struct cpu_kern {
     void (*rows_f32)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
                      const float *const *x, uint32_t n_tok, size_t n, float *out,
                      size_t out_ld);
-    /* out[t * out_ld] = DOT(row, x[t]), A8 form. */
+    /* The same for rows of Q8_0, A8 form. */
+    void (*rows_q8_0)(const void *w, size_t row_bytes, uint32_t n_row,
+                      const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
+                      size_t out_ld);
+    /* out[t * out_ld] = DOT(row, x[t]), A8 form, any block format. */
     void (*row_a8)(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
                    size_t n, float *out, size_t out_ld);
 
@@ -98,6 +102,9 @@ struct cpu_kern {
     /* Stored row to floats, as row_decode. */
     void (*row_floats)(const struct row_geom *g, const void *codes, const void *scales,
                        float *out);
+
+    /* fp4_sim of op/rows.h. */
+    void (*fp4_round)(float *x, size_t n);
 
     /* ---- hyper-connections ---- */
     /* Chunk of HC_MIX: fn [m][hc][32] and x [hc][32], both with zeros behind the last column;

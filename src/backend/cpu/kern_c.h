@@ -259,6 +259,44 @@ static float dot_a8(const struct row_codes *w, const struct act_codes *x, size_t
     return v16_sum(c);
 }
 
+/* Rows of Q8_0 (34 bytes a block: f16 scale, 32 codes) without unpacking. */
+static float dot_q8_0(const char *row, const struct act_codes *x, size_t n)
+{
+    v16 c = v16_set1(0);
+    for (size_t b0 = 0; b0 < n / 32; b0 += 16, row += 16 * 34) {
+        size_t left = n / 32 - b0 < 16 ? n / 32 - b0 : 16, b = 0;
+        uint16_t half[16] = {0};
+        float i1[16] = {0}, da[16] = {0};
+        for (; b + 4 <= left; b += 4) {
+            idot_q8_0x4(row + 34 * b, x->q + 32 * (b0 + b), i1 + b);
+        }
+        for (; b < left; b++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < 32; i++) {
+                sum += (int8_t)row[34 * b + 2 + i] * x->q[32 * (b0 + b) + i];
+            }
+            i1[b] = (float)sum;
+        }
+        for (b = 0; b < left; b++) {
+            memcpy(&half[b], row + 34 * b, 2);
+        }
+        memcpy(da, x->d + b0, left * sizeof *da);
+        c = v16_fma(v16_mul(v16_load_f16(half), v16_load(da)), v16_load(i1), c);
+    }
+    return v16_sum(c);
+}
+
+static void rows_q8_0(const void *w, size_t row_bytes, uint32_t n_row,
+                      const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
+                      size_t out_ld)
+{
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t t = 0; t < n_tok; t++) {
+            out[t * out_ld + r] = dot_q8_0((const char *)w + r * row_bytes, &x[t], n);
+        }
+    }
+}
+
 static void row_a8(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
                    size_t n, float *out, size_t out_ld)
 {
@@ -591,11 +629,74 @@ static void floats_fp8(const struct row_geom *g, const uint8_t *codes, const uin
     }
 }
 
+/* Magnitude of an E2M1 code as the bits of a float; the sign is the code's bit 3. */
+static inline uint32_t e2m1_bits(uint32_t code)
+{
+    uint32_t exponent = code >> 1 & 3u, mantissa = code & 1u;
+    uint32_t normal = (exponent + 126u) << 23 | mantissa << 22;
+    uint32_t small = mantissa ? 0x3F000000u : 0u; /* 0 and 0.5 */
+    return (exponent ? normal : small) | (code & 8u) << 28;
+}
+
+static void floats_fp4(const struct row_geom *g, const uint8_t *codes, const uint8_t *scales,
+                       float *out)
+{
+    for (size_t b = 0; b < g->n; b += 32) {
+        float scale = e8m0_to_f32(scales[b / 32]), v[32];
+        uint32_t lo[16], hi[16];
+        for (int i = 0; i < 16; i++) {
+            uint32_t c = codes[b / 2 + (size_t)i];
+            lo[i] = e2m1_bits(c & 15u);
+            hi[i] = e2m1_bits(c >> 4);
+        }
+        uint32_t u[32];
+        for (int i = 0; i < 16; i++) {
+            u[2 * i] = lo[i];
+            u[2 * i + 1] = hi[i];
+        }
+        memcpy(v, u, sizeof v);
+        for (int i = 0; i < 32; i++) {
+            out[b + (size_t)i] = v[i] * scale;
+        }
+    }
+}
+
+/* fp4_sim of op/rows.h without branches; each comparison that holds is one step up the list of
+ * values 0, 0.5, 1, 1.5, 2, 3, 4, 6, written so that NaN climbs to the end. */
+static void fp4_round(float *x, size_t n)
+{
+    for (size_t b = 0; b < n; b += 32, x += 32) {
+        int32_t bits[32], max_bits = 0;
+        memcpy(bits, x, sizeof bits);
+        for (int i = 0; i < 32; i++) {
+            int32_t a = bits[i] & 0x7FFFFFFF;
+            a = a < 0x7F800000 ? a : 0;
+            max_bits = a > max_bits ? a : max_bits;
+        }
+        float max = f32_from_bits((uint32_t)max_bits), floor = 6 * 0x1p-126f;
+        max = max > floor ? max : floor;
+        float scale = e8m0_to_f32(ue8m0_ceil(max * (1.0f / 6.0f)));
+        for (int i = 0; i < 32; i++) {
+            float a = fabsf(x[i] / scale), v = !(a <= 0.25f) ? 0.5f : 0.0f;
+            v += !(a < 0.75f) ? 0.5f : 0.0f;
+            v += !(a <= 1.25f) ? 0.5f : 0.0f;
+            v += !(a < 1.75f) ? 0.5f : 0.0f;
+            v += !(a <= 2.5f) ? 1.0f : 0.0f;
+            v += !(a < 3.5f) ? 1.0f : 0.0f;
+            v += !(a <= 5.0f) ? 2.0f : 0.0f;
+            v = a != a ? v : copysignf(v, x[i]);
+            x[i] = v * scale;
+        }
+    }
+}
+
 static void row_floats(const struct row_geom *g, const void *codes, const void *scales,
                        float *out)
 {
     if (g->kind == ROW_FP8) {
         floats_fp8(g, codes, scales, out);
+    } else if (g->kind == ROW_FP4) {
+        floats_fp4(g, codes, scales, out);
     } else {
         row_decode(g, codes, scales, out);
     }
@@ -740,38 +841,53 @@ static void attn_softmax(float (*s)[KERN_HEADS], uint32_t n_row, float *max, flo
     memcpy(sum, total, sizeof total);
 }
 
-/* o[h][c .. c + 16 * V) for one head, V vectors kept in registers over all entries. */
-static inline void value_part(const float (*e)[KERN_HEADS], uint32_t h,
-                              const float *const *rows, uint32_t n_row, size_t c, float *o)
+/* Columns [c, c + 64) of the V16_HEADS heads from h on: all sums stay in registers over the
+ * entries. Heads behind the last repeat it. */
+static inline void value_part(const float (*e)[KERN_HEADS], uint32_t h, uint32_t heads,
+                              const float *const *rows, uint32_t n_row, size_t n, size_t c,
+                              float *o)
 {
-    v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
-    for (uint32_t i = 0; i < n_row; i++) {
-        v16 w = v16_set1(e[i][h]);
+    v16 acc[V16_HEADS][4];
+    uint32_t head[V16_HEADS];
+    for (uint32_t j = 0; j < V16_HEADS; j++) {
+        head[j] = h + j < heads ? h + j : h;
         UNROLL for (int v = 0; v < 4; v++)
         {
-            acc[v] = v16_fma(w, v16_load(rows[i] + c + 16 * (size_t)v), acc[v]);
+            acc[j][v] = v16_set1(0);
         }
     }
-    for (int v = 0; v < 4; v++) {
-        v16_store(o + 16 * v, acc[v]);
+    for (uint32_t i = 0; i < n_row; i++) {
+        UNROLL for (int v = 0; v < 4; v++)
+        {
+            v16 row = v16_load(rows[i] + c + 16 * (size_t)v);
+            UNROLL for (int j = 0; j < V16_HEADS; j++)
+            {
+                acc[j][v] = v16_fma(v16_set1(e[i][head[j]]), row, acc[j][v]);
+            }
+        }
+    }
+    for (uint32_t j = 0; j < V16_HEADS; j++) {
+        for (int v = 0; v < 4; v++) {
+            v16_store(o + head[j] * n + c + 16 * (size_t)v, acc[j][v]);
+        }
     }
 }
 
 static void attn_values(const float (*e)[KERN_HEADS], uint32_t heads, const float *const *rows,
                         uint32_t n_row, size_t n, float *o)
 {
-    for (uint32_t h = 0; h < heads; h++) {
-        float *oh = o + h * n;
-        size_t c = 0;
-        for (; c + 64 <= n; c += 64) {
-            value_part(e, h, rows, n_row, c, oh + c);
+    for (uint32_t h = 0; h < heads; h += V16_HEADS) {
+        for (size_t c = 0; c + 64 <= n; c += 64) {
+            value_part(e, h, heads, rows, n_row, n, c, o);
         }
-        for (; c < n; c++) {
+    }
+    for (uint32_t h = 0; h < heads; h++) {
+        for (size_t c = n / 64 * 64; c < n; c++) {
             float sum = 0.0f;
             for (uint32_t i = 0; i < n_row; i++) {
                 sum = fmaf(e[i][h], rows[i][c], sum);
             }
-            oh[c] = sum;
+            o[h * n + c] = sum;
         }
     }
 }
@@ -926,6 +1042,7 @@ void KERN_INIT(struct cpu_kern *k)
         .weight_decode = weight_decode,
         .weight_codes = weight_codes,
         .rows_f32 = rows_f32,
+        .rows_q8_0 = rows_q8_0,
         .row_a8 = row_a8,
         .pack_rows_f32 = pack_rows_f32,
         .pack_row_a8 = pack_row_a8,
@@ -939,6 +1056,7 @@ void KERN_INIT(struct cpu_kern *k)
         .swiglu = swiglu,
         .add_vec = add_vec,
         .row_floats = row_floats,
+        .fp4_round = fp4_round,
         .hc_chunk = hc_chunk,
         .hc_collapse = hc_collapse,
         .hc_post = hc_post,

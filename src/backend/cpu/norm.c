@@ -78,7 +78,7 @@ static void head_finish_run(struct worker *w, const struct op *op)
             hadamard(q, o->n);
         }
         if (o->fp4) {
-            fp4_sim(q, o->n);
+            w->k->fp4_round(q, o->n);
         }
     }
 }

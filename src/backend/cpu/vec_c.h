@@ -20,6 +20,7 @@ typedef struct i16 i16;
 
 #define V16_TOKENS 4 /* tokens of a product tile kept in registers at a time */
 #define V16_PANELS 1 /* panels of 16 rows at a time */
+#define V16_HEADS 1  /* attention heads whose sums are kept in registers at a time */
 
 static inline v16 v16_set1(float a)
 {
@@ -140,6 +141,20 @@ static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
         }
         out[b] = (float)sum;
     }
+}
+/* The same for four blocks of Q8_0, 34 bytes each: scale, then 32 codes. Widened first: compilers
+ * turn a sum of int16 products into multiply-add instructions. */
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    int16_t wide[128];
+    for (int b = 0; b < 4; b++) {
+        int8_t codes[32];
+        memcpy(codes, w + 34 * b + 2, sizeof codes);
+        for (int i = 0; i < 32; i++) {
+            wide[32 * b + i] = codes[i];
+        }
+    }
+    idot32x4(wide, q, out);
 }
 
 #endif

@@ -16,6 +16,7 @@ typedef struct {
 
 #define V16_TOKENS 4
 #define V16_PANELS 1
+#define V16_HEADS 1
 
 static inline v16 v16_set1(float a)
 {
@@ -140,21 +141,38 @@ static inline v16 i16_to_f32(i16 a)
 {
     return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
 }
-static inline __m256i idot16(const int16_t *w, const int8_t *q)
+/* 16 products of int16 w and int8 q, added in pairs */
+static inline __m256i idot16(__m256i w, const int8_t *q)
 {
-    __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)q));
-    return _mm256_madd_epi16(_mm256_loadu_si256((const void *)w), x);
+    return _mm256_madd_epi16(w, _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)q)));
+}
+/* The sums of four vectors, as floats. */
+static inline void isum4(const __m256i p[4], float *out)
+{
+    __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(p[0], p[1]), _mm256_hadd_epi32(p[2], p[3]));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storeu_ps(out, _mm_cvtepi32_ps(sum));
 }
 static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
 {
     __m256i p[4];
     for (int b = 0; b < 4; b++) {
-        p[b] = _mm256_add_epi32(idot16(w + 32 * b, q + 32 * b),
-                                idot16(w + 32 * b + 16, q + 32 * b + 16));
+        __m256i lo = _mm256_loadu_si256((const void *)(w + 32 * b));
+        __m256i hi = _mm256_loadu_si256((const void *)(w + 32 * b + 16));
+        p[b] = _mm256_add_epi32(idot16(lo, q + 32 * b), idot16(hi, q + 32 * b + 16));
     }
-    __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(p[0], p[1]), _mm256_hadd_epi32(p[2], p[3]));
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    _mm_storeu_ps(out, _mm_cvtepi32_ps(sum));
+    isum4(p, out);
+}
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    __m256i p[4];
+    for (int b = 0; b < 4; b++) {
+        const char *codes = w + 34 * b + 2;
+        __m256i lo = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)codes));
+        __m256i hi = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(codes + 16)));
+        p[b] = _mm256_add_epi32(idot16(lo, q + 32 * b), idot16(hi, q + 32 * b + 16));
+    }
+    isum4(p, out);
 }
 
 #endif

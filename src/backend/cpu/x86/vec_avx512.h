@@ -11,6 +11,7 @@ typedef __m512i i16;
 
 #define V16_TOKENS 8
 #define V16_PANELS 2
+#define V16_HEADS 2
 
 static inline v16 v16_set1(float a)
 {
@@ -115,13 +116,9 @@ static inline v16 i16_to_f32(i16 a)
 {
     return _mm512_cvtepi32_ps(a);
 }
-static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+/* The sums of four vectors, as floats. */
+static inline void isum4(const __m512i p[4], float *out)
 {
-    __m512i p[4];
-    for (int b = 0; b < 4; b++) {
-        __m512i x = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(q + 32 * b)));
-        p[b] = _mm512_madd_epi16(_mm512_loadu_si512(w + 32 * b), x);
-    }
     __m512i ab = _mm512_add_epi32(_mm512_shuffle_i32x4(p[0], p[1], 0x44),
                                   _mm512_shuffle_i32x4(p[0], p[1], 0xEE));
     __m512i cd = _mm512_add_epi32(_mm512_shuffle_i32x4(p[2], p[3], 0x44),
@@ -132,6 +129,26 @@ static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
     x = _mm512_add_epi32(x, _mm512_shuffle_epi32(x, 0xB1));
     x = _mm512_maskz_compress_epi32(0x1111, x);
     _mm_storeu_ps(out, _mm_cvtepi32_ps(_mm512_castsi512_si128(x)));
+}
+static inline __m512i widen8(const void *p)
+{
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(p));
+}
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    __m512i p[4];
+    for (int b = 0; b < 4; b++) {
+        p[b] = _mm512_madd_epi16(_mm512_loadu_si512(w + 32 * b), widen8(q + 32 * b));
+    }
+    isum4(p, out);
+}
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    __m512i p[4];
+    for (int b = 0; b < 4; b++) {
+        p[b] = _mm512_madd_epi16(widen8(w + 34 * b + 2), widen8(q + 32 * b));
+    }
+    isum4(p, out);
 }
 
 #endif
