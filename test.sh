@@ -90,7 +90,7 @@ run_ctest() {
         tail -n 20 "$log"
         return
     fi
-    head=$(tr '\n' ' ' <"$xml" | grep -o '<testsuite [^>]*>')
+    head=$(tr '\n\t' '  ' <"$xml" | grep -o '<testsuite [^>]*>' | head -n 1)
     n=$(attribute tests "$head") bad=$(attribute failures "$head") off=$(attribute skipped "$head")
     off=$((off + $(attribute disabled "$head")))
     passed=$((passed + n - bad - off)) failed=$((failed + bad)) skipped=$((skipped + off))

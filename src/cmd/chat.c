@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/answer.h"
 #include "cmd/line.h"
@@ -41,16 +42,21 @@ static int answer_turn(struct chat *ch, struct answer *a, fathom_err *err)
     struct chat_render_opts r;
     struct chat_prompt p = {0};
     struct ids ids = {0};
+    fathom_reuse reuse = {0};
+    double start = clock_now(), prefill = 0;
     int rc = answer_render_opts(&r, ch->o, &ch->info, err);
     rc = rc ? rc : chat_render(&p, &ch->c, &r, err);
     rc = rc ? rc : chat_prompt_ids(&p, ch->s.tok, &ids, err);
     if (rc == 0 && ids.n > 2) {
         rc = fathom_session_sync(ch->s.session, ids.p, (uint32_t)ids.n - 1, progress_report,
-                                 ch->s.progress, NULL, err);
+                                 ch->s.progress, &reuse, err);
         rc = rc ? rc : fathom_session_checkpoint(ch->s.session, err);
         progress_end(ch->s.progress);
+        prefill = clock_now() - start;
     }
     rc = rc ? rc : answer_run(a, &ch->s, &ids, p.in_reasoning, err);
+    a->gen.reuse = reuse; /* of the whole turn, not of the one token that was left */
+    a->gen.prefill_seconds += prefill;
     chat_prompt_fini(&p);
     ids_free(&ids);
     return rc;

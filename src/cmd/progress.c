@@ -72,6 +72,7 @@ void progress_end(struct progress *p)
         fflush(stderr);
         p->shown = false;
     }
+    p->stage = NULL; /* the next report begins a new measure */
 }
 
 static void on_interrupt(int sig)
