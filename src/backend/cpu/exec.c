@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "quant/formats.h"
 
 static const struct cpu_op *const cpu_ops[OP_KIND_COUNT] = {
     [OP_EMBED] = &cpu_embed,
@@ -33,10 +34,32 @@ static const struct cpu_op *const cpu_ops[OP_KIND_COUNT] = {
     [OP_PICK] = &cpu_pick,
 };
 
+/* Vectors are read as floats (the expert table: as integers) without looking at their type. */
+static const char *check_vectors(const struct program *p, const struct op *op)
+{
+    size_t n;
+    const struct op_field *f = op_fields(op->kind, &n);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t w = ((const struct opvec *)((const char *)op + f[i].offset))->w;
+        if (f[i].type != FIELD_VEC || w == WEIGHT_NONE) {
+            continue;
+        }
+        uint32_t type = p->weights[w].type;
+        if (type != QT_F32 && !(op->kind == OP_ROUTE && type == QT_I32)) {
+            return "vectors must be F32";
+        }
+    }
+    return NULL;
+}
+
 const char *cpu_exec_supports(const struct program *p, const struct op *op)
 {
     if (op->kind >= OP_KIND_COUNT) {
         return "unknown op";
+    }
+    const char *why = check_vectors(p, op);
+    if (why) {
+        return why;
     }
     const struct cpu_op *o = cpu_ops[op->kind];
     return o->supports ? o->supports(p, op) : NULL;

@@ -148,8 +148,18 @@ static const char *route_supports(const struct program *p, const struct op *op)
     if (o->k == 0 || o->k > 64 || o->k > o->n_expert) {
         return "more than 64 experts per token, or more than there are";
     }
-    if (o->table.w != WEIGHT_NONE && p->weights[o->table.w].type != QT_I32) {
-        return "the expert table must be I32";
+    if (o->table.w == WEIGHT_NONE) {
+        return NULL;
+    }
+    const struct op_weight *w = &p->weights[o->table.w];
+    if (w->type != QT_I32 || w->cols != o->k) {
+        return "the expert table must be I32, one column per slot";
+    }
+    const int32_t *id = w->data; /* from a file, and used as an index */
+    for (uint64_t i = 0; id && i < (uint64_t)w->rows * w->cols; i++) {
+        if (id[i] < 0 || (uint32_t)id[i] >= o->n_expert) {
+            return "the expert table names an expert that does not exist";
+        }
     }
     return NULL;
 }

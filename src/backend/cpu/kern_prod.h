@@ -1,0 +1,490 @@
+/* kern_prod.h - the part of kern_c.h that multiplies weights with activations: decoding rows,
+ * products row by row, packing, products of packed tiles. Included by kern_c.h only.
+ *
+ * Row by row, a vector holds the 16 partial sums of one product ("lanes" of op.h) and is added up
+ * at the end. In tiles, a vector holds one partial sum of 16 rows; lanes are visited in the order
+ * in which the halving tree joins them, so few finished ones wait at a time. Both do the same
+ * additions on the same numbers. Read next: prod.c, the caller. */
+#ifndef CPU_KERN_PROD_H
+#define CPU_KERN_PROD_H
+
+/* ---- weights to numbers ---- */
+
+static void weight_decode(uint32_t type, const void *row, size_t k0, size_t n, float *out)
+{
+    size_t i = 0;
+    if (type == QT_F16) {
+        const char *p = (const char *)row + 2 * k0;
+        for (; i + 16 <= n; i += 16) {
+            v16_store(out + i, v16_load_f16(p + 2 * i));
+        }
+    } else if (type == QT_BF16) {
+        const char *p = (const char *)row + 2 * k0;
+        for (; i + 16 <= n; i += 16) {
+            v16_store(out + i, v16_load_bf16(p + 2 * i));
+        }
+    }
+    if (i < n) {
+        quant_decode(type, row, k0 + i, n - i, out + i);
+    }
+}
+
+static void codes_q8_0(const char *row, size_t n, struct row_codes *out)
+{
+    for (size_t b = 0; b < n / 32; b++) {
+        const char *block = row + 34 * b;
+        int8_t q[32];
+        memcpy(q, block + 2, sizeof q);
+        int16_t *w = out->w + 32 * b;
+        for (int i = 0; i < 32; i++) {
+            w[i] = q[i];
+        }
+        out->d[b] = f16_to_f32(load_le16(block));
+    }
+    out->has_min = false;
+}
+
+static void weight_codes(uint32_t type, const void *row, size_t n, struct row_codes *out)
+{
+    if (type == QT_Q8_0) {
+        codes_q8_0(row, n, out);
+        return;
+    }
+    out->has_min = type == QT_Q4_1 || type == QT_Q5_1 || type == QT_Q2_K || type == QT_Q4_K ||
+                   type == QT_Q5_K;
+    for (size_t b = 0; b < n / 32; b++) {
+        struct codes32 c;
+        quant_codes32(type, row, b, &c);
+        memcpy(out->w + 32 * b, c.w, sizeof c.w);
+        out->d[b] = c.d;
+        out->m[b] = c.m;
+        out->mc[2 * b] = c.mc[0];
+        out->mc[2 * b + 1] = c.mc[1];
+    }
+}
+
+/* ---- products, few tokens ---- */
+
+static inline v16 load_w(uint32_t type, const char *p, size_t i)
+{
+    return type == QT_F32   ? v16_load(p + 4 * i)
+           : type == QT_F16 ? v16_load_f16(p + 2 * i)
+                            : v16_load_bf16(p + 2 * i);
+}
+
+/* Lanes of `acc` plus the terms [i, n) behind the last full vector, then the tree. */
+static float dot_tail(v16 acc, uint32_t type, const void *w, const float *x, size_t i, size_t n)
+{
+    float c[16], tail[16];
+    v16_store(c, acc);
+    quant_decode(type, w, i, n - i, tail);
+    for (size_t l = 0; i + l < n; l++) {
+        c[l] = fmaf(tail[l], x[i + l], c[l]);
+    }
+    return v16_sum(v16_load(c));
+}
+
+/* Four products side by side: one of rows and tokens has stride 0. */
+static inline void dot_four(uint32_t type, const char *const w[4], const float *const x[4],
+                            size_t n, float out[4])
+{
+    v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            acc[j] = v16_fma(load_w(type, w[j], i), v16_load(x[j] + i), acc[j]);
+        }
+    }
+    if (i == n) {
+        v16_sum4(acc, out);
+        return;
+    }
+    for (int j = 0; j < 4; j++) {
+        out[j] = dot_tail(acc[j], type, w[j], x[j], i, n);
+    }
+}
+
+static inline void rows_typed(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                              const float *const *x, uint32_t n_tok, size_t n, float *out,
+                              size_t out_ld)
+{
+    const char *base = w;
+    float y[4];
+    for (uint32_t t = 0; n_tok < 4 && t < n_tok; t++) {
+        for (uint32_t r = 0; r < n_row; r += 4) {
+            uint32_t left = n_row - r < 4 ? n_row - r : 4;
+            const char *wr[4];
+            const float *const xr[4] = {x[t], x[t], x[t], x[t]};
+            for (uint32_t j = 0; j < 4; j++) {
+                wr[j] = base + (r + (j < left ? j : 0)) * row_bytes;
+            }
+            dot_four(type, wr, xr, n, y);
+            memcpy(out + t * out_ld + r, y, left * sizeof *y);
+        }
+    }
+    for (uint32_t r = 0; n_tok >= 4 && r < n_row; r++) {
+        const char *row = base + r * row_bytes;
+        const char *const wr[4] = {row, row, row, row};
+        for (uint32_t t = 0; t < n_tok; t += 4) {
+            uint32_t left = n_tok - t < 4 ? n_tok - t : 4;
+            const float *xr[4];
+            for (uint32_t j = 0; j < 4; j++) {
+                xr[j] = x[t + (j < left ? j : 0)];
+            }
+            dot_four(type, wr, xr, n, y);
+            for (uint32_t j = 0; j < left; j++) {
+                out[(t + j) * out_ld + r] = y[j];
+            }
+        }
+    }
+}
+
+static void rows_f32(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                     const float *const *x, uint32_t n_tok, size_t n, float *out, size_t out_ld)
+{
+    if (type == QT_F32) { /* constant types, so that each loop is specialised */
+        rows_typed(QT_F32, w, row_bytes, n_row, x, n_tok, n, out, out_ld);
+    } else if (type == QT_F16) {
+        rows_typed(QT_F16, w, row_bytes, n_row, x, n_tok, n, out, out_ld);
+    } else {
+        rows_typed(QT_BF16, w, row_bytes, n_row, x, n_tok, n, out, out_ld);
+    }
+}
+
+/* Integer sums of 16 blocks as floats; those behind the last block are 0. */
+static void block_sums(const struct row_codes *w, const struct act_codes *x, size_t b0,
+                       size_t n_block, float i1[16])
+{
+    size_t b = 0;
+    for (; b + 4 <= n_block; b += 4) {
+        idot32x4(w->w + 32 * (b0 + b), x->q + 32 * (b0 + b), i1 + b);
+    }
+    for (; b < n_block; b++) {
+        int32_t sum = 0;
+        for (size_t i = 32 * (b0 + b); i < 32 * (b0 + b) + 32; i++) {
+            sum += w->w[i] * x->q[i];
+        }
+        i1[b] = (float)sum;
+    }
+    for (; b < 16; b++) {
+        i1[b] = 0.0f;
+    }
+}
+
+static float dot_a8(const struct row_codes *w, const struct act_codes *x, size_t n)
+{
+    v16 c = v16_set1(0);
+    for (size_t b0 = 0; b0 < n / 32; b0 += 16) {
+        size_t left = n / 32 - b0 < 16 ? n / 32 - b0 : 16;
+        float i1[16], dw[16] = {0}, da[16] = {0};
+        block_sums(w, x, b0, left, i1);
+        memcpy(dw, w->d + b0, left * sizeof *dw);
+        memcpy(da, x->d + b0, left * sizeof *da);
+        /* absent blocks add 0 to a lane that cannot be -0: a finite, exact no-op */
+        c = v16_fma(v16_mul(v16_load(dw), v16_load(da)), v16_load(i1), c);
+        if (w->has_min) {
+            float i2[16] = {0}, mw[16] = {0};
+            for (size_t b = 0; b < left; b++) {
+                const int16_t *mc = w->mc + 2 * (b0 + b), *sum = x->sum + 2 * (b0 + b);
+                i2[b] = (float)(mc[0] * sum[0] + mc[1] * sum[1]);
+                mw[b] = -w->m[b0 + b];
+            }
+            c = v16_fma(v16_mul(v16_load(mw), v16_load(da)), v16_load(i2), c);
+        }
+    }
+    return v16_sum(c);
+}
+
+/* Rows of Q8_0 (34 bytes a block: f16 scale, 32 codes) without unpacking. */
+static float dot_q8_0(const char *row, const struct act_codes *x, size_t n)
+{
+    v16 c = v16_set1(0);
+    for (size_t b0 = 0; b0 < n / 32; b0 += 16, row += 16 * 34) {
+        size_t left = n / 32 - b0 < 16 ? n / 32 - b0 : 16, b = 0;
+        uint16_t half[16] = {0};
+        float i1[16] = {0}, da[16] = {0};
+        for (; b + 4 <= left; b += 4) {
+            idot_q8_0x4(row + 34 * b, x->q + 32 * (b0 + b), i1 + b);
+        }
+        for (; b < left; b++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < 32; i++) {
+                sum += (int8_t)row[34 * b + 2 + i] * x->q[32 * (b0 + b) + i];
+            }
+            i1[b] = (float)sum;
+        }
+        for (b = 0; b < left; b++) {
+            memcpy(&half[b], row + 34 * b, 2);
+        }
+        memcpy(da, x->d + b0, left * sizeof *da);
+        c = v16_fma(v16_mul(v16_load_f16(half), v16_load(da)), v16_load(i1), c);
+    }
+    return v16_sum(c);
+}
+
+static void rows_q8_0(const void *w, size_t row_bytes, uint32_t n_row,
+                      const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
+                      size_t out_ld)
+{
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t t = 0; t < n_tok; t++) {
+            out[t * out_ld + r] = dot_q8_0((const char *)w + r * row_bytes, &x[t], n);
+        }
+    }
+}
+
+static void row_a8(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
+                   size_t n, float *out, size_t out_ld)
+{
+    for (uint32_t t = 0; t < n_tok; t++) {
+        out[t * out_ld] = dot_a8(w, &x[t], n);
+    }
+}
+
+/* ---- products, many tokens: packing ---- */
+
+static void pack_rows_f32(const float *w, size_t ld, uint32_t n_row, size_t n, float *panel)
+{
+    size_t base[16], i = 0;
+    lane_bases(n, base);
+    for (; i + 16 <= n; i += 16) {
+        v16 r[16];
+        for (uint32_t j = 0; j < 16; j++) {
+            r[j] = j < n_row ? v16_load(w + j * ld + i) : v16_set1(0);
+        }
+        v16_transpose(r);
+        for (int l = 0; l < 16; l++) {
+            v16_store(panel + (base[l] + i / 16) * KERN_PANEL, r[l]);
+        }
+    }
+    for (; i < n; i++) {
+        float *to = panel + (base[i % 16] + i / 16) * KERN_PANEL;
+        for (uint32_t j = 0; j < 16; j++) {
+            to[j] = j < n_row ? w[j * ld + i] : 0.0f;
+        }
+    }
+}
+
+static void pack_row_a8(const struct row_codes *w, uint32_t r, size_t n, struct pack_w *panel)
+{
+    size_t base[16];
+    lane_bases(n / 32, base);
+    for (size_t b = 0; b < n / 32; b++) {
+        struct pack_w *to = &panel[base[b % 16] + b / 16];
+        for (int p = 0; p < 16; p++) {
+            memcpy(to->w[p][r], w->w + 32 * b + 2 * p, 4);
+        }
+        to->d[r] = w->d[b];
+        to->m[r] = w->has_min ? -w->m[b] : 0.0f;
+        memcpy(to->mc[r], w->has_min ? w->mc + 2 * b : (const int16_t[2]){0, 0}, 4);
+    }
+}
+
+static void pack_tokens_f32(const float *const x[16], size_t n, float *lo, float *hi)
+{
+    size_t base[16], i = 0;
+    lane_bases(n, base);
+    for (; i + 16 <= n; i += 16) {
+        v16 r[16];
+        for (int j = 0; j < 16; j++) {
+            r[j] = v16_load(x[j] + i);
+        }
+        v16_transpose(r);
+        for (int l = 0; l < 16; l++) {
+            size_t at = (base[l] + i / 16) * KERN_TOKENS;
+            v16_store_halves(lo + at, hi + at, r[l]);
+        }
+    }
+    for (; i < n; i++) {
+        size_t at = (base[i % 16] + i / 16) * KERN_TOKENS;
+        for (int j = 0; j < 8; j++) {
+            lo[at + (size_t)j] = x[j][i];
+            hi[at + (size_t)j] = x[j + 8][i];
+        }
+    }
+}
+
+static void pack_tokens_a8(const struct act_codes x[8], size_t n, struct pack_x *tile)
+{
+    size_t base[16];
+    lane_bases(n / 32, base);
+    for (size_t b = 0; b < n / 32; b++) {
+        struct pack_x *to = &tile[base[b % 16] + b / 16];
+        for (int t = 0; t < KERN_TOKENS; t++) {
+            int16_t wide[32];
+            for (int i = 0; i < 32; i++) {
+                wide[i] = x[t].q[32 * b + (size_t)i];
+            }
+            for (int p = 0; p < 16; p++) {
+                memcpy(to->q[p][t], wide + 2 * p, 4);
+            }
+            to->d[t] = x[t].d[b];
+            memcpy(to->sum[t], x[t].sum + 2 * b, 4);
+        }
+    }
+}
+
+/* ---- products, many tokens: tiles ---- */
+
+/* Finished lanes wait here until the tree joins them: never more than five. */
+struct lane_stack {
+    v16 sum[5][V16_PANELS][V16_TOKENS];
+    int n;
+};
+
+/* After the i-th lane of lane_order: pushes it and joins what the tree joins. */
+static inline void lane_push(struct lane_stack *s, int i, v16 acc[V16_PANELS][V16_TOKENS])
+{
+    for (; i & 1; i >>= 1) {
+        s->n--;
+        for (int p = 0; p < V16_PANELS; p++) {
+            UNROLL for (int t = 0; t < V16_TOKENS; t++)
+            {
+                acc[p][t] = v16_add(s->sum[s->n][p][t], acc[p][t]);
+            }
+        }
+    }
+    for (int p = 0; p < V16_PANELS; p++) { /* element by element: acc stays in registers */
+        UNROLL for (int t = 0; t < V16_TOKENS; t++)
+        {
+            s->sum[s->n][p][t] = acc[p][t];
+        }
+    }
+    s->n++;
+}
+
+static inline void tile_part_f32(const float *const w[V16_PANELS], const float *x, size_t n,
+                                 float out[][KERN_ROWS])
+{
+    struct lane_stack s;
+    s.n = 0;
+    size_t k = 0;
+    for (int i = 0; i < 16; i++) {
+        size_t end = k + n / 16 + (lane_order[i] < n % 16);
+        v16 acc[V16_PANELS][V16_TOKENS];
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            UNROLL for (int t = 0; t < V16_TOKENS; t++)
+            {
+                acc[p][t] = v16_set1(0);
+            }
+        }
+        for (; k < end; k++) {
+            v16 wv[V16_PANELS];
+            UNROLL for (int p = 0; p < V16_PANELS; p++)
+            {
+                wv[p] = v16_load(w[p] + k * KERN_PANEL);
+            }
+            UNROLL for (int t = 0; t < V16_TOKENS; t++)
+            {
+                v16 xv = v16_set1(x[k * KERN_TOKENS + (size_t)t]);
+                UNROLL for (int p = 0; p < V16_PANELS; p++)
+                {
+                    acc[p][t] = v16_fma(wv[p], xv, acc[p][t]);
+                }
+            }
+        }
+        lane_push(&s, i, acc);
+    }
+    for (int p = 0; p < V16_PANELS; p++) {
+        for (int t = 0; t < V16_TOKENS; t++) {
+            v16_store(out[t] + p * KERN_PANEL, s.sum[0][p][t]);
+        }
+    }
+}
+
+static void tile_f32(const float *lo, const float *hi, const float *x, size_t n,
+                     float out[KERN_TOKENS][KERN_ROWS])
+{
+    const float *const w[2] = {lo, hi};
+    for (int p = 0; p < 2; p += V16_PANELS) {
+        for (int t = 0; t < KERN_TOKENS; t += V16_TOKENS) {
+            tile_part_f32(w + p, x + t, n, (float(*)[KERN_ROWS])(&out[t][p * KERN_PANEL]));
+        }
+    }
+}
+
+/* One block into the running lane sums. */
+static inline void block_a8(const struct pack_w *const w[V16_PANELS], const struct pack_x *x,
+                            int t0, bool has_min, v16 acc[V16_PANELS][V16_TOKENS])
+{
+    i16 sum[V16_PANELS][V16_TOKENS];
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        UNROLL for (int t = 0; t < V16_TOKENS; t++)
+        {
+            sum[p][t] = i16_zero();
+        }
+    }
+    for (int i = 0; i < 16; i++) {
+        UNROLL for (int t = 0; t < V16_TOKENS; t++)
+        {
+            UNROLL for (int p = 0; p < V16_PANELS; p++)
+            {
+                sum[p][t] = i16_madd(sum[p][t], w[p]->w[i][0], x->q[i][t0 + t]);
+            }
+        }
+    }
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        v16 d = v16_load(w[p]->d), m = v16_load(w[p]->m);
+        UNROLL for (int t = 0; t < V16_TOKENS; t++)
+        {
+            v16 da = v16_set1(x->d[t0 + t]);
+            acc[p][t] = v16_fma(v16_mul(d, da), i16_to_f32(sum[p][t]), acc[p][t]);
+            if (has_min) {
+                i16 i2 = i16_madd(i16_zero(), w[p]->mc[0], x->sum[t0 + t]);
+                acc[p][t] = v16_fma(v16_mul(m, da), i16_to_f32(i2), acc[p][t]);
+            }
+        }
+    }
+}
+
+static inline void tile_part_a8(const struct pack_w *const w[V16_PANELS],
+                                const struct pack_x *x, int t0, size_t n_block, bool has_min,
+                                float out[][KERN_ROWS])
+{
+    struct lane_stack s;
+    s.n = 0;
+    size_t k = 0;
+    for (int i = 0; i < 16; i++) {
+        size_t end = k + n_block / 16 + (lane_order[i] < n_block % 16);
+        v16 acc[V16_PANELS][V16_TOKENS];
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            UNROLL for (int t = 0; t < V16_TOKENS; t++)
+            {
+                acc[p][t] = v16_set1(0);
+            }
+        }
+        for (; k < end; k++) {
+            const struct pack_w *wk[V16_PANELS];
+            UNROLL for (int p = 0; p < V16_PANELS; p++)
+            {
+                wk[p] = w[p] + k;
+            }
+            block_a8(wk, x + k, t0, has_min, acc);
+        }
+        lane_push(&s, i, acc);
+    }
+    for (int p = 0; p < V16_PANELS; p++) {
+        for (int t = 0; t < V16_TOKENS; t++) {
+            v16_store(out[t] + p * KERN_PANEL, s.sum[0][p][t]);
+        }
+    }
+}
+
+static void tile_a8(const struct pack_w *lo, const struct pack_w *hi, const struct pack_x *x,
+                    size_t n, bool has_min, float out[KERN_TOKENS][KERN_ROWS])
+{
+    const struct pack_w *const w[2] = {lo, hi};
+    for (int p = 0; p < 2; p += V16_PANELS) {
+        for (int t = 0; t < KERN_TOKENS; t += V16_TOKENS) {
+            tile_part_a8(w + p, x, t, n / 32, has_min,
+                         (float(*)[KERN_ROWS])(&out[t][p * KERN_PANEL]));
+        }
+    }
+}
+
+#endif
