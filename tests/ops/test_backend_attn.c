@@ -306,7 +306,7 @@ static void attn_round(uint64_t round, enum row_kind kind, uint32_t mode, uint32
                                               : 3,
                     .n = kind == ROW_FP8 ? 128 : 96,
                     .rope_n = kind == ROW_FP8 ? 64 : 32,
-                    .window = round % 2 ? 128 : 20,
+                    .window = round % 3 ? 20 : 128,
                     .page_tokens = 64,
                     .k = 2,
                     .in_slots = 24,
@@ -540,6 +540,8 @@ static void test_index_select(void **state)
                     : round < 10 ? FAULT_EQUAL
                                  : FAULT_NAN);
     }
+    index_round(12, ROW_F32, 5, FAULT_TIES);
+    index_round(13, ROW_F32, 40, FAULT_TIES);
 }
 
 /* ---- a whole sublayer between projections, as the model records it ---- */

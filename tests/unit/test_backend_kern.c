@@ -1,6 +1,7 @@
 /* test_backend_kern.c - single kernels of the cpu backend, every tier of this machine: the exp of
- * the arithmetic class against double precision, stored rows against op/rows.c, and the two ways
- * of a product (row by row, packed) against the order of operations as op.h words it. */
+ * the arithmetic class against double precision, stored rows against op/rows.c, and products
+ * (row by row, packed), attention, pooling, index scores and hyper-connections bit for bit
+ * against plain loops in the order of operations that op.h words. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -317,12 +318,235 @@ static void test_products_a8(void **state)
     }
 }
 
+/* ---- the other kernels, in plain loops that spell out op.h ---- */
+
+/* exp of the arithmetic class, one value at a time. */
+static float exp_of(const struct cpu_kern *k, float x)
+{
+    k->exp_vec(&x, 1);
+    return x;
+}
+
+static void fill(struct rng *r, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = 2.0f * rng_sym(r);
+    }
+}
+
+static void same_floats(const char *what, const float *want, const float *got, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (f32_bits(want[i]) != f32_bits(got[i])) {
+            fail_msg("%s: value %zu: want %a, got %a", what, i, (double)want[i],
+                     (double)got[i]);
+        }
+    }
+}
+
+static void test_pool(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    enum { POS = 7, N = 150 };
+    float a[POS][N], g[POS][N], ape[POS][N], want[N], got[N];
+    const float *pa[POS], *pg[POS], *pape[POS];
+    struct rng r = {90};
+    fill(&r, a[0], POS * N);
+    fill(&r, g[0], POS * N);
+    fill(&r, ape[0], POS * N);
+    for (int i = 0; i < POS; i++) {
+        pa[i] = a[i];
+        pg[i] = g[i];
+        pape[i] = i < 3 ? NULL : ape[i];
+    }
+    for (uint32_t t = 0, n = tiers(k); t < n; t++) {
+        for (int c = 0; c < N; c++) {
+            float max = -INFINITY, den = 0, num = 0, s[POS];
+            for (int i = 0; i < POS; i++) {
+                s[i] = pape[i] ? g[i][c] + ape[i][c] : g[i][c];
+                max = s[i] > max ? s[i] : max;
+            }
+            for (int i = 0; i < POS; i++) {
+                float e = exp_of(&k[t], s[i] - max);
+                den += e;
+                num = fmaf(e, a[i][c], num);
+            }
+            want[c] = num / den;
+        }
+        k[t].pool(pa, pg, pape, POS, N, got);
+        same_floats("pool", want, got, N);
+    }
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    enum { N = 150, E = 37, MAX_HEADS = KERN_HEADS };
+    static float q[MAX_HEADS][N], kv[E][N], s[E][KERN_HEADS], o[MAX_HEADS][N];
+    const float *rows[E];
+    struct rng r = {91};
+    fill(&r, q[0], MAX_HEADS * N);
+    fill(&r, kv[0], E * N);
+    for (int i = 0; i < E; i++) {
+        rows[i] = kv[i];
+    }
+    for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
+        for (uint32_t heads = 1; heads <= MAX_HEADS; heads += 5) {
+            float max[KERN_HEADS], sum[KERN_HEADS];
+            k[t].attn_scores(q[0], heads, rows, E, N, 0.3f, s);
+            k[t].attn_softmax(s, E, max, sum);
+            k[t].attn_values((const float(*)[KERN_HEADS])s, heads, rows, E, N, o[0]);
+            for (uint32_t h = 0; h < heads; h++) {
+                float score[E], m = -INFINITY, total = 0, want[N] = {0};
+                for (int i = 0; i < E; i++) {
+                    score[i] = dot_f32(q[h], kv[i], N) * 0.3f;
+                    m = score[i] > m ? score[i] : m;
+                }
+                for (int i = 0; i < E; i++) {
+                    float e = exp_of(&k[t], score[i] - m);
+                    total += e;
+                    for (int c = 0; c < N; c++) {
+                        want[c] = fmaf(e, kv[i][c], want[c]);
+                    }
+                }
+                same_floats("attention max", &m, &max[h], 1);
+                same_floats("attention sum", &total, &sum[h], 1);
+                same_floats("attention values", want, o[h], N);
+            }
+            float merged[N], want[N];
+            memcpy(merged, q[0], sizeof merged);
+            k[t].attn_merge(merged, 0.7f, o[0], 0.4f, N);
+            for (int c = 0; c < N; c++) {
+                float a = q[0][c] * 0.7f, b = o[0][c] * 0.4f;
+                want[c] = a + b;
+            }
+            same_floats("attention merge", want, merged, N);
+        }
+    }
+}
+
+static void test_index_scores(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    enum { N = 80, HEADS = 5, PANEL = KERN_PANEL };
+    static float q[HEADS][N], ordered[HEADS][N], rows[PANEL][N], panel[PANEL * N];
+    float w[HEADS], got[PANEL];
+    struct rng r = {92};
+    fill(&r, q[0], HEADS * N);
+    fill(&r, rows[0], PANEL * N);
+    fill(&r, w, HEADS);
+    for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
+        for (int h = 0; h < HEADS; h++) {
+            k[t].index_order(q[h], N, ordered[h]);
+        }
+        k[t].index_pack(rows[0], PANEL - 1, N, panel);
+        k[t].index_scores(panel, ordered[0], w, HEADS, N, got);
+        for (int i = 0; i < PANEL - 1; i++) {
+            float want = 0;
+            for (int h = 0; h < HEADS; h++) {
+                float dot = 0;
+                for (int g = 0; g < N; g += 32) {
+                    dot += dot_f32(q[h] + g, rows[i] + g, N - g < 32 ? N - g : 32);
+                }
+                want = fmaf(dot > 0 ? dot : 0, w[h], want);
+            }
+            same_floats("index score", &want, &got[i], 1);
+        }
+    }
+}
+
+static void test_hyper_connections(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    enum { HC = 4, M = 26 };
+    static float fn[M][HC][KERN_CHUNK], x[HC][KERN_CHUNK], post[HC], comb[HC][HC], y[KERN_ROWS];
+    float got[M + 1], z[HC][KERN_CHUNK], flat[KERN_CHUNK];
+    struct rng r = {93};
+    fill(&r, fn[0][0], M * HC * KERN_CHUNK);
+    fill(&r, x[0], HC * KERN_CHUNK);
+    fill(&r, post, HC);
+    fill(&r, comb[0], HC * HC);
+    fill(&r, y, KERN_ROWS);
+    for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
+        k[t].hc_chunk(fn[0][0], x[0], HC, M, got);
+        for (int i = 0; i <= M; i++) {
+            float c[16] = {0};
+            for (int j = 0; j < HC; j++) {
+                for (int d = 0; d < KERN_CHUNK; d++) {
+                    c[d % 16] = fmaf(i < M ? fn[i][j][d] : x[j][d], x[j][d], c[d % 16]);
+                }
+            }
+            float want = halving_tree(c);
+            same_floats("HC_MIX chunk", &want, &got[i], 1);
+        }
+        k[t].hc_collapse(x[0], KERN_CHUNK, post, HC, 30, flat);
+        memcpy(z, x, sizeof z);
+        k[t].hc_post(z[0], KERN_CHUNK, post, comb[0], HC, y, 30);
+        for (int d = 0; d < 30; d++) {
+            float want = 0;
+            for (int j = 0; j < HC; j++) {
+                want = fmaf(post[j], x[j][d], want);
+            }
+            same_floats("collapse", &want, &flat[d], 1);
+            for (int i = 0; i < HC; i++) {
+                want = post[i] * y[d];
+                for (int j = 0; j < HC; j++) {
+                    want = fmaf(comb[j][i], x[j][d], want);
+                }
+                same_floats("HCpost", &want, &z[i][d], 1);
+            }
+        }
+    }
+}
+
+static void test_vectors(void **state)
+{
+    (void)state;
+    struct cpu_kern k[3];
+    enum { N = 77 };
+    float x[N], w[N], u[N], got[N], want[N];
+    struct rng r = {94};
+    fill(&r, x, N);
+    fill(&r, w, N);
+    fill(&r, u, N);
+    for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
+        float sum = dot_f32(x, x, N), squares = k[t].sum_squares(x, N), wt = 0.3f;
+        same_floats("sum of squares", &sum, &squares, 1);
+        k[t].scale_vec(x, 1.7f, w, N, got);
+        for (int i = 0; i < N; i++) {
+            float scaled = x[i] * 1.7f;
+            want[i] = scaled * w[i];
+        }
+        same_floats("scale", want, got, N);
+        memcpy(got, x, sizeof got);
+        k[t].swiglu(got, u, N, 1.5f, &wt);
+        for (int i = 0; i < N; i++) {
+            float g = fminf(x[i], 1.5f), v = fmaxf(fminf(u[i], 1.5f), -1.5f);
+            float h = g / (1.0f + exp_of(&k[t], -g)) * v;
+            want[i] = h * wt;
+        }
+        same_floats("SwiGLU", want, got, N);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ladder),     cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_row_floats), cmocka_unit_test(test_products_f32),
-        cmocka_unit_test(test_fp4_round),  cmocka_unit_test(test_products_a8),
+        cmocka_unit_test(test_ladder),
+        cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_row_floats),
+        cmocka_unit_test(test_products_f32),
+        cmocka_unit_test(test_fp4_round),
+        cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_index_scores),
+        cmocka_unit_test(test_hyper_connections),
+        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_products_a8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
