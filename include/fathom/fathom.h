@@ -156,7 +156,9 @@ FATHOM_API void fathom_session_free(fathom_session *s);
 FATHOM_API int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n,
                                    fathom_err *err);
 
-/* Tokens whose KV state is computed, and their ids (valid until the next call on s). */
+/* Tokens whose KV state is computed, and the ids of all tokens, pending ones included (valid until the
+ * next call on s). After a set or rewind that reports rerun > 0, len lies that much below the tokens
+ * kept: they are pending again, come first in the next steps, and have no logits. */
 FATHOM_API uint32_t fathom_session_len(const fathom_session *s);
 FATHOM_API const uint32_t *fathom_session_ids(const fathom_session *s);
 
@@ -177,6 +179,7 @@ FATHOM_API int fathom_session_set(fathom_session *s, const uint32_t *ids, uint32
 /* Queues more tokens behind the target. */
 FATHOM_API int fathom_session_append(fathom_session *s, const uint32_t *ids, uint32_t n,
                                      fathom_err *err);
+/* Tokens of the target that are not computed: those to be run again, then the new ones. */
 FATHOM_API uint32_t fathom_session_pending(const fathom_session *s);
 /* Forgets all tokens from n on (n <= len); what is kept stays exact. Pending tokens are
  * dropped. May have to compute up to max(127, layers x 127) tokens again on the next step;

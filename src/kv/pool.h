@@ -17,23 +17,23 @@
 enum kv_kind { KV_PAGES, KV_SLOTS, KV_FRONTIERS, KV_KIND_COUNT };
 
 struct kv_pool {
-    const struct backend *be;     /* borrowed, like the next two */
+    const struct backend *be; /* borrowed, like the next two */
     struct device *dev;
     const struct layout *layout;
-    struct buffer *page, *state;  /* owned: n_pages pages; n_slots state slots */
+    struct buffer *page, *state; /* owned: n_pages pages; n_slots state slots */
     uint32_t n_pages, n_slots;
-    uint32_t *ref;                /* [n_pages] sequences that hold the page; 0 = free */
-    uint32_t *free_page;          /* stack of free pages, lowest on top at first */
+    uint32_t *ref;       /* [n_pages] sequences that hold the page; 0 = free */
+    uint32_t *free_page; /* stack of free pages, lowest on top at first */
     uint32_t n_free_page;
-    uint32_t n_reserved;          /* promised and not yet taken, <= n_free_page */
+    uint32_t n_reserved; /* promised and not yet taken, <= n_free_page */
     uint32_t *free_slot;
     uint32_t n_free_slot;
-    bool *slot_used;              /* [n_slots] */
-    uint64_t used_bytes[KV_KIND_COUNT];
+    bool *slot_used;                            /* [n_slots] */
+    _Atomic uint64_t used_bytes[KV_KIND_COUNT]; /* read from any thread (fathom_engine_info) */
     /* Asked to drop frontiers until `bytes` more are free; NULL: nothing to drop. */
     void (*relieve)(void *user, uint64_t bytes);
     void *relieve_user;
-    bool poison;                  /* tests: fill what is handed out with 0xff bytes */
+    bool poison; /* tests: fill what is handed out with 0xff bytes */
 };
 
 /* Allocates the buffers (nothing is touched). n_pages may be 0 only if the layout has no pages. */
