@@ -1,4 +1,5 @@
-/* encode.c - float rows to the stored types that need no search: F32, F16, BF16, Q8_0, MXFP4.
+/* encode.c - float rows to the stored types that need no search: F32, F16, BF16, Q8_0, MXFP4;
+ * and the entry to the searching ones (encode_k.c, encode_sym.c, encode_iq.c: read those next).
  * Each is a fixed sequence of roundings, so the output does not depend on compiler or thread
  * count. Q8_0 rounds half away from zero and divides by the unrounded scale, as other writers
  * do: its bytes are comparable between programs. MXFP4 is exact for rows that were E2M1 times a
@@ -7,9 +8,16 @@
 #include "quant/encode.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
 #include <math.h>
 
 #include "base/num.h"
+#include "quant/encode_fit.h"
+#include "quant/encode_iq.h"
+#include "quant/encode_k.h"
+#include "quant/encode_sym.h"
 #include "quant/formats.h"
 
 /* As in act.c: below 2^-119 the reciprocal of a scale can overflow. */
@@ -71,6 +79,15 @@ static size_t encode_q8_0_block(const float *x, uint8_t *out)
     return !finite || h == 0x7C00 || (h == 0 && max > 0.0f);
 }
 
+/* f32_to_e2m1 for a finite value without branches, so that a loop over it vectorises. */
+static inline uint8_t nearest_e2m1(float v)
+{
+    float a = fabsf(v);
+    int code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) +
+               (a >= 3.5f) + (a > 5.0f);
+    return (uint8_t)(code | (int)(f32_bits(v) >> 28 & 8u));
+}
+
 /* e = floor(log2 max) - 2 + 127, so that the largest element becomes 4 <= |x| < 8 and saturates
  * at 6; each code is the nearest E2M1 value. A block with NaN or infinity gets e = 255. */
 static size_t encode_mxfp4_block(const float *x, uint8_t *out)
@@ -84,12 +101,14 @@ static size_t encode_mxfp4_block(const float *x, uint8_t *out)
     uint32_t exponent = f32_bits(max) >> 23;
     uint32_t e = exponent > 2 ? exponent - 2 : 0;
     float inverse = e8m0_to_f32((uint8_t)(254 - e));
-    uint8_t any = 0;
+    uint8_t code[32], any = 0;
+    for (int i = 0; i < 32; i++) {
+        code[i] = nearest_e2m1(x[i] * inverse);
+    }
     out[0] = (uint8_t)e;
     for (int j = 0; j < 16; j++) {
-        uint8_t lo = f32_to_e2m1(x[j] * inverse), hi = f32_to_e2m1(x[j + 16] * inverse);
-        any |= (lo | hi) & 7;
-        out[1 + j] = (uint8_t)(lo | hi << 4);
+        any |= (code[j] | code[j + 16]) & 7;
+        out[1 + j] = (uint8_t)(code[j] | code[j + 16] << 4);
     }
     return any == 0 && max > 0.0f;
 }
@@ -138,4 +157,88 @@ size_t quant_encode(uint32_t type_id, const float *x, size_t n, void *row)
         break;
     }
     return lost;
+}
+
+static bool is_searching(uint32_t type_id)
+{
+    switch (type_id) {
+    case QT_Q2_K:
+    case QT_Q3_K:
+    case QT_Q4_K:
+    case QT_Q5_K:
+    case QT_Q6_K:
+    case QT_IQ2_XXS:
+    case QT_IQ2_XS:
+    case QT_IQ3_XXS:
+    case QT_IQ4_XS: return true;
+    default: return false;
+    }
+}
+
+bool quant_can_encode_weighted(uint32_t type_id)
+{
+    return quant_can_encode(type_id) || is_searching(type_id);
+}
+
+bool quant_needs_importance(uint32_t type_id)
+{
+    return type_id == QT_IQ2_XXS || type_id == QT_IQ2_XS;
+}
+
+/* Where a searching format has its f16 scale (the first one). */
+static size_t scale_offset(uint32_t type_id)
+{
+    switch (type_id) {
+    case QT_Q2_K: return 80;
+    case QT_Q3_K: return 108;
+    case QT_Q6_K: return 208;
+    default: return 0;
+    }
+}
+
+/* One block of a searching format. Returns 1 if it is lost. */
+static int encode_searched(uint32_t type_id, const float *x, const float *importance,
+                           uint8_t *out)
+{
+    struct fit_block b;
+    memset(out, 0, qformat(type_id)->block_bytes);
+    switch (fit_block_load(&b, x, importance)) {
+    case FIT_ZERO: return 0;
+    case FIT_UNDERFLOW: return 1;
+    case FIT_BAD: store_le16(out + scale_offset(type_id), 0x7E00); return 1;
+    case FIT_OK: break;
+    }
+    switch (type_id) {
+    case QT_Q2_K:
+    case QT_Q4_K:
+    case QT_Q5_K: return k_encode_block(type_id, &b, out);
+    case QT_Q3_K:
+    case QT_Q6_K:
+    case QT_IQ4_XS: return sym_encode_block(type_id, &b, out);
+    default: return iq_encode_block(type_id, &b, out);
+    }
+}
+
+int quant_encode_weighted(uint32_t type_id, const float *x, size_t n, const float *importance,
+                          void *row)
+{
+    if (!quant_can_encode_weighted(type_id) || n % qformat(type_id)->block_elems != 0) {
+        return -EINVAL;
+    }
+    for (size_t i = 0; importance && i < n; i++) {
+        if (!(importance[i] >= 0.0f && importance[i] <= FLT_MAX)) {
+            return -EINVAL;
+        }
+    }
+    size_t lost = 0;
+    if (is_searching(type_id)) {
+        uint8_t *out = row;
+        for (size_t k = 0; k < n; k += FIT_N, out += qformat(type_id)->block_bytes) {
+            lost += (size_t)encode_searched(type_id, x + k, importance ? importance + k : NULL,
+                                            out);
+        }
+    } else {
+        lost = quant_encode(type_id, x, n, row);
+    }
+    return lost < INT_MAX ? (int)lost : INT_MAX;
 }

@@ -1,0 +1,14 @@
+/* encode_iq.h - blocks of the grid formats from floats: IQ2_XXS, IQ2_XS, IQ3_XXS. */
+#ifndef QUANT_ENCODE_IQ_H
+#define QUANT_ENCODE_IQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "quant/encode_fit.h"
+
+/* Writes one block. True if its scale did not fit an f16 (too small: the block is all zeros;
+ * too large: it is saturated). Thread-safe; the first call builds the tables. */
+bool iq_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out);
+
+#endif

@@ -1,0 +1,383 @@
+/* encode_k.c - the search for the K-quants with minima, Q2_K, Q4_K and Q5_K (layouts: decode.c;
+ * what the reference does: quantization.md 3.1; metric and lanes: encode_fit.h).
+ *
+ * A group of 16 or 32 elements is decoded as a * l - b with a = d * s and b = dmin * m: l the
+ * codes, s and m small integers, d and dmin two f16 for the whole block. The search:
+ * 1. Per group, good (a, b) as real numbers, from many ranges and least squares for the codes
+ *    that each gives.
+ * 2. From two of these solutions: d and dmin whose multiples come closest, then s and m of each
+ *    group by the true error. The better of the two goes on.
+ * 3. In turn, while the error falls: solve for d and dmin, choose s and m again.
+ * Errors in 2 and 3 are those of the block as it will be decoded, f16 scales and codes
+ * included. A change of a by one step wants b to follow (the codes' mean stays in place), so
+ * neighbours are tried along that slope.
+ * Four groups are worked on at once, one per lane. */
+#include "quant/encode_k.h"
+
+#include "base/num.h"
+#include "quant/formats.h"
+
+enum { TRIMS = 4, RANGES = 12, POLISHES = 2, FACTORS = 24, PASSES = 4 };
+
+struct affine {
+    int size;     /* elements of a group */
+    float codes;  /* largest l */
+    float scales; /* largest s and m */
+    float narrow; /* ranges tried: codes over 1 - 0.06 .. 1 + this times the span, or so */
+    float wide;
+    float factor_step; /* spacing of the common factors tried, in units of s */
+};
+
+static const struct affine AFFINE_Q2_K = {16, 3.0f, 15.0f, 0.5f, 0.3f, 0.25f};
+static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 0.375f};
+static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 0.375f};
+
+/* Real-valued solutions for four groups: the best one with its code slope (mean code: what b
+ * moves by per unit of a), the plain range, and the best one with b = 0. */
+enum solution { FREE, PLAIN, NO_OFFSET, N_SOLUTIONS };
+struct fit {
+    f32x4 gain; /* sum w x^2 less the error */
+    f32x4 a, b;
+    f32x4 ll; /* sum w l^2: how much an error of a costs */
+    f32x4 slope;
+};
+
+struct quad {
+    struct fit_lanes l;
+    f32x4 sum_w, sum_wx;
+    struct fit fit[N_SOLUTIONS];
+    struct multiples {
+        f32x4 s, m;
+    } at;        /* the present choice ... */
+    f32x4 slope; /* ... and its slope */
+};
+
+/* d and dmin. */
+struct scales {
+    struct fit_scale d, m;
+};
+
+/* What least squares needs of a set of codes. */
+struct sums {
+    f32x4 l, ll, xl;
+};
+
+static inline f32x4 code4(f32x4 x, f32x4 b, f32x4 inverse_a, float codes)
+{
+    return round4(clamp4((x + b) * inverse_a, 0.0f, codes));
+}
+
+static struct sums code_sums(const struct affine *f, const struct quad *q, f32x4 b,
+                             f32x4 inverse_a)
+{
+    struct sums s = {splat4(0.0f), splat4(0.0f), splat4(0.0f)};
+    for (int i = 0; i < f->size; i++) {
+        f32x4 l = code4(q->l.x[i], b, inverse_a, f->codes), wl = q->l.w[i] * l;
+        s.l += wl;
+        s.ll += wl * l;
+        s.xl += wl * q->l.x[i];
+    }
+    return s;
+}
+
+/* Weighted error of the groups decoded with a and b, codes chosen for them. */
+static f32x4 error_at(const struct affine *f, const struct quad *q, f32x4 a, f32x4 b)
+{
+    f32x4 inverse_a = inverse4(a), e = splat4(0.0f);
+    for (int i = 0; i < f->size; i++) {
+        f32x4 r = (q->l.x[i] + b) - a * code4(q->l.x[i], b, inverse_a, f->codes);
+        e += q->l.w[i] * r * r;
+    }
+    return e;
+}
+
+static void take(struct fit *to, i32x4 where, f32x4 gain, f32x4 a, f32x4 b, struct sums s,
+                 f32x4 slope)
+{
+    to->gain = select4(where, gain, to->gain);
+    to->a = select4(where, a, to->a);
+    to->b = select4(where, b, to->b);
+    to->ll = select4(where, s.ll, to->ll);
+    to->slope = select4(where, slope, to->slope);
+}
+
+/* Solves for (a, b) with given codes, and for a alone with b = 0; keeps what is better than the
+ * solutions so far. b must not be negative: dmin is a minimum below zero. */
+static void consider(struct quad *q, struct sums s)
+{
+    f32x4 zero = splat4(0.0f), tiny = 1e-12f * q->sum_w;
+    f32x4 a0 = s.xl / max4(s.ll, tiny), gain0 = s.xl * a0;
+    take(&q->fit[NO_OFFSET], gain0 > q->fit[NO_OFFSET].gain, gain0, a0, zero, s, zero);
+
+    f32x4 mean_x = q->sum_wx / q->sum_w, mean_l = s.l / q->sum_w;
+    f32x4 a = (s.xl - mean_x * s.l) / max4(s.ll - mean_l * s.l, tiny);
+    f32x4 b = a * mean_l - mean_x;
+    f32x4 gain = mean_x * q->sum_wx + (s.xl - mean_x * s.l) * a;
+    i32x4 valid = (b >= zero) & (a > zero);
+    gain = select4(valid, gain, gain0);
+    a = select4(valid, a, a0);
+    take(&q->fit[FREE], (gain > q->fit[FREE].gain) & (a >= zero), gain, a,
+         select4(valid, b, zero), s, select4(valid, mean_l, zero));
+}
+
+/* Part 1: tries spans from (a part of) the lowest element upwards. */
+static void quad_fit(const struct affine *f, struct quad *q)
+{
+    f32x4 zero = splat4(0.0f), low = zero, high = q->l.x[0];
+    for (int i = 0; i < f->size; i++) {
+        low = min4(low, q->l.x[i]);
+        high = max4(high, q->l.x[i]);
+    }
+    struct fit none = {splat4(-1.0f), zero, zero, zero, zero};
+    q->fit[FREE] = q->fit[NO_OFFSET] = none;
+    q->fit[FREE].b = -low;
+    for (int u = 0; u < TRIMS; u++) {
+        f32x4 from = low * (1.0f - (float)u * (0.5f / f->codes)), span = inverse4(high - from);
+        for (int t = 0; t < RANGES; t++) {
+            float step = (f->narrow + f->wide) / (float)(RANGES - 1);
+            float k = f->codes * (1.0f - f->wide + step * (float)t);
+            consider(q, code_sums(f, q, -from, k * span));
+        }
+    }
+    for (int t = 0; t < POLISHES; t++) {
+        consider(q, code_sums(f, q, q->fit[FREE].b, inverse4(q->fit[FREE].a)));
+    }
+    q->fit[PLAIN] = q->fit[FREE];
+    q->fit[PLAIN].a = (high - low) * (1.0f / f->codes);
+    q->fit[PLAIN].b = -low;
+}
+
+static void quad_load(const struct affine *f, const struct fit_block *b, int first,
+                      struct quad *q)
+{
+    fit_lanes_load(&q->l, b, f->size, first);
+    q->sum_w = q->sum_wx = splat4(0.0f);
+    for (int i = 0; i < f->size; i++) {
+        q->sum_w += q->l.w[i];
+        q->sum_wx += q->l.w[i] * q->l.x[i];
+    }
+    quad_fit(f, q);
+}
+
+/* Part 2: a common factor for the a (or b) of one solution: of those that put the largest near
+ * the end of the range or beyond, the one with the least weighted square of the distances to
+ * multiples. */
+static float common_factor(const struct affine *f, const struct quad *q, int n, enum solution k,
+                           bool offset)
+{
+    f32x4 most = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        most = max4(most, offset ? q[i].fit[k].b : q[i].fit[k].a);
+    }
+    float max = highest4(most), best = 0.0f, least = 0x1p126f;
+    for (int t = 0; max > 0.0f && t < FACTORS; t++) {
+        float d = max / (f->scales + 0.4f - f->factor_step * (float)t);
+        f32x4 sum = splat4(0.0f);
+        for (int i = 0; i < n; i++) {
+            f32x4 v = offset ? q[i].fit[k].b : q[i].fit[k].a;
+            f32x4 w = offset ? q[i].sum_w : q[i].fit[k].ll;
+            f32x4 r = v - d * round4(clamp4(v * (1.0f / d), 0.0f, f->scales));
+            sum += w * r * r;
+        }
+        float e = sum4(sum);
+        if (e < least) {
+            least = e;
+            best = d;
+        }
+    }
+    return best;
+}
+
+/* Tries multiples near (a, b), `reach` steps of s to both sides, and for each three of m. */
+static void try_near(const struct affine *f, struct quad *q, const struct scales *sc, f32x4 a,
+                     f32x4 b, f32x4 slope, int reach, f32x4 *least)
+{
+    f32x4 s = round4(clamp4(a * inverse4(splat4(sc->d.d)), 0.0f, f->scales));
+    f32x4 inverse_m = inverse4(splat4(sc->m.d));
+    for (int i = -reach; i <= reach; i++) {
+        f32x4 try_s = clamp4(s + (float)i, 0.0f, f->scales), try_a = try_s * sc->d.d;
+        f32x4 follow = b + (try_a - a) * slope;
+        f32x4 m = round4(clamp4(follow * inverse_m, 0.0f, f->scales));
+        for (int j = -1; j <= 1; j++) {
+            f32x4 try_m = clamp4(m + (float)j, 0.0f, f->scales);
+            f32x4 e = error_at(f, q, try_a, try_m * sc->m.d);
+            i32x4 better = e < *least;
+            *least = select4(better, e, *least);
+            q->at.s = select4(better, try_s, q->at.s);
+            q->at.m = select4(better, try_m, q->at.m);
+        }
+    }
+}
+
+/* First choice of s and m: near all three real-valued solutions. Returns the error. */
+static float choose_first(const struct affine *f, struct quad *q, int n,
+                          const struct scales *sc)
+{
+    f32x4 sum = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        f32x4 least = splat4(0x1p126f);
+        for (int k = 0; k < N_SOLUTIONS; k++) {
+            const struct fit *t = &q[i].fit[k];
+            try_near(f, &q[i], sc, t->a, t->b, t->slope, 1, &least);
+        }
+        sum += least;
+    }
+    return sum4(sum);
+}
+
+/* Choice after d and dmin have changed: near the present one. */
+static float choose_again(const struct affine *f, struct quad *q, int n,
+                          const struct scales *old, const struct scales *sc)
+{
+    f32x4 sum = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        f32x4 least = splat4(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
+        try_near(f, &q[i], sc, a, b, q[i].slope, 2, &least);
+        sum += least;
+    }
+    return sum4(sum);
+}
+
+/* Part 3: least squares for d and dmin with s, m and codes fixed; notes the slopes. */
+static struct scales refit(const struct affine *f, const struct fit_block *b, struct quad *q,
+                           int n, const struct scales *sc)
+{
+    double ss = 0, sm = 0, mm = 0, sx = 0, mx = 0;
+    for (int i = 0; i < n; i++) {
+        f32x4 s = q[i].at.s, m = q[i].at.m;
+        struct sums u = code_sums(f, &q[i], m * sc->m.d, inverse4(s * sc->d.d));
+        q[i].slope = u.l / q[i].sum_w;
+        ss += (double)sum4(s * s * u.ll);
+        sm += (double)sum4(s * m * u.l);
+        mm += (double)sum4(m * m * q[i].sum_w);
+        sx += (double)sum4(s * u.xl);
+        mx += (double)sum4(m * q[i].sum_wx);
+    }
+    double det = ss * mm - sm * sm, d = ss > 0 ? sx / ss : 0, dmin = 0;
+    if (det > 1e-9 * ss * mm && sx * mm > sm * mx && sx * sm >= ss * mx) {
+        d = (sx * mm - sm * mx) / det;
+        dmin = (sx * sm - ss * mx) / det;
+    }
+    return (struct scales){fit_scale_round(b, (float)d), fit_scale_round(b, (float)dmin)};
+}
+
+static void save(struct multiples *to, const struct quad *q, int n)
+{
+    for (int i = 0; i < n; i++) {
+        to[i] = q[i].at;
+    }
+}
+
+static void restore(struct quad *q, const struct multiples *from, int n)
+{
+    for (int i = 0; i < n; i++) {
+        q[i].at = from[i];
+    }
+}
+
+/* The whole search. Returns the error of the block as it will be decoded. */
+static float search(const struct affine *f, const struct fit_block *b, struct quad *q,
+                    struct scales *sc)
+{
+    int n = FIT_N / f->size / 4;
+    struct multiples best[FIT_MAX_QUADS];
+    float least = 0x1p126f;
+    for (enum solution k = FREE; k <= PLAIN; k++) {
+        struct scales try = {fit_scale_round_up(b, common_factor(f, q, n, k, false)),
+                             fit_scale_round_up(b, common_factor(f, q, n, k, true))};
+        float e = choose_first(f, q, n, &try);
+        if (e < least) {
+            least = e;
+            *sc = try;
+            save(best, q, n);
+        }
+    }
+    restore(q, best, n);
+    for (int t = 0; t < PASSES; t++) {
+        struct scales next = refit(f, b, q, n, sc);
+        save(best, q, n);
+        float e = choose_again(f, q, n, sc, &next);
+        if (!(e < least)) {
+            restore(q, best, n);
+            break;
+        }
+        least = e;
+        *sc = next;
+    }
+    return least;
+}
+
+/* 6-bit scale and minimum of group g into 12 zeroed bytes (decode.c: set_scale_min6). Groups
+ * 0..3 come first. */
+static void write_scale_min6(uint8_t *b, unsigned g, unsigned s, unsigned m)
+{
+    if (g < 4) {
+        b[g] = (uint8_t)s;
+        b[g + 4] = (uint8_t)m;
+    } else {
+        b[g + 4] = (uint8_t)((s & 15) | (m & 15) << 4);
+        b[g - 4] |= (uint8_t)(s >> 4 << 6);
+        b[g] |= (uint8_t)(m >> 4 << 6);
+    }
+}
+
+/* ORs the code of element i (0..255) into a zeroed block. */
+static inline void write_code(uint32_t type, int i, unsigned code, uint8_t *out)
+{
+    int l = i % 32, g = i / 32;
+    if (type == QT_Q2_K) {
+        out[16 + 32 * (g / 4) + l] |= (uint8_t)(code << 2 * (g % 4));
+        return;
+    }
+    uint8_t *q = out + (type == QT_Q4_K ? 16 : 48) + 32 * (g / 2);
+    q[l] |= (uint8_t)((code & 15) << 4 * (g % 2));
+    if (type == QT_Q5_K) {
+        out[16 + l] |= (uint8_t)(code >> 4 << g);
+    }
+}
+
+static void write_block(uint32_t type, const struct affine *f, const struct quad *q,
+                        const struct scales *sc, uint8_t *out)
+{
+    uint8_t *head = type == QT_Q2_K ? out + 80 : out;
+    store_le16(head, sc->d.bits);
+    store_le16(head + 2, sc->m.bits);
+    for (unsigned g = 0; g < FIT_N / (unsigned)f->size; g++) {
+        unsigned s = (unsigned)q[g / 4].at.s[g % 4], m = (unsigned)q[g / 4].at.m[g % 4];
+        if (type == QT_Q2_K) {
+            out[g] = (uint8_t)(s | m << 4);
+        } else {
+            write_scale_min6(out + 4, g, s, m);
+        }
+    }
+    for (int i = 0; i < FIT_N / f->size / 4; i++) {
+        f32x4 b = q[i].at.m * sc->m.d, inverse_a = inverse4(q[i].at.s * sc->d.d);
+        for (int j = 0; j < f->size; j++) {
+            f32x4 code = code4(q[i].l.x[j], b, inverse_a, f->codes);
+            for (int v = 0; v < 4; v++) {
+                write_code(type, f->size * (4 * i + v) + j, (unsigned)code[v], out);
+            }
+        }
+    }
+}
+
+bool k_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
+{
+    const struct affine *f = type == QT_Q2_K   ? &AFFINE_Q2_K
+                             : type == QT_Q4_K ? &AFFINE_Q4_K
+                                               : &AFFINE_Q5_K;
+    struct quad q[FIT_MAX_QUADS];
+    f32x4 zeros = splat4(0.0f); /* error of a block of zeros */
+    for (int i = 0; i < FIT_N / f->size / 4; i++) {
+        quad_load(f, b, 4 * i, &q[i]);
+        for (int j = 0; j < f->size; j++) {
+            zeros += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
+        }
+    }
+    struct scales sc = {0};
+    if (!(search(f, b, q, &sc) < sum4(zeros))) {
+        return true;
+    }
+    write_block(type, f, q, &sc, out);
+    return sc.d.clipped || sc.m.clipped;
+}

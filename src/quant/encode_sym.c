@@ -1,0 +1,285 @@
+/* encode_sym.c - the search for the formats without minima: Q3_K, Q6_K and IQ4_XS (layouts:
+ * decode.c, decode_iq.c; what the reference does: quantization.md 3.4; metric and lanes:
+ * encode_fit.h).
+ *
+ * A group of 16 or 32 elements is decoded as d * s * level: s a small signed integer, d the f16
+ * of the block, level an integer of a short range or one of the 16 IQ4 values. The ranges reach
+ * further to one side, so both signs of s are tried. The search: per group the best real scale
+ * over many ranges; a common d; then, while the error of the decoded block falls, least squares
+ * for d and a new choice of s among its neighbours.
+ * With scale a and the codes chosen for it, the error is a (a sum w l^2 - 2 sum w x l) plus a
+ * constant, so the same two sums serve for trials, choices and the fit. Four groups are worked
+ * on at once, one per lane. */
+#include "quant/encode_sym.h"
+
+#include <pthread.h>
+
+#include "base/num.h"
+#include "quant/formats.h"
+#include "quant/tables.h"
+
+enum { RANGES = 16, POLISHES = 2, FACTORS = 20, PASSES = 4, REACH = 2 };
+
+struct symmetric {
+    int size;                    /* elements of a group */
+    bool iq4;                    /* levels: IQ4 values instead of all integers */
+    float low, high;             /* lowest and highest level */
+    float scale_low, scale_high; /* range of s */
+    float open, clip; /* ranges tried: largest element at |low| - open .. |low| + clip */
+};
+
+static const struct symmetric SYM_Q3_K = {16, false, -4.0f, 3.0f, -32.0f, 31.0f, 0.9f, 1.6f};
+static const struct symmetric SYM_Q6_K = {16,      false,  -32.0f, 31.0f,
+                                          -128.0f, 127.0f, 1.1f,   1.2f};
+static const struct symmetric SYM_IQ4_XS = {32,     true,  -127.0f, 113.0f,
+                                            -32.0f, 31.0f, 24.0f,   24.0f};
+
+/* Nearest IQ4 value and its code for v: entry floor(2 v) + 254. Exact, because the midpoints of
+ * neighbouring values are multiples of one half. */
+enum { IQ4_STEPS = 2 * (113 + 127) + 1 };
+static float iq4_level[IQ4_STEPS];
+static uint8_t iq4_code[IQ4_STEPS];
+
+static void iq4_build(void)
+{
+    int code = 0;
+    for (int i = 0; i < IQ4_STEPS; i++) {
+        while (code < 15 &&
+               i - 254 >= quant_values_iq4_nl[code] + quant_values_iq4_nl[code + 1]) {
+            code++;
+        }
+        iq4_level[i] = quant_values_iq4_nl[code];
+        iq4_code[i] = (uint8_t)code;
+    }
+}
+
+struct quad {
+    struct fit_lanes l;
+    f32x4 a;  /* best real scale */
+    f32x4 ll; /* sum w level^2 with its codes: how much an error of a costs */
+    f32x4 s;  /* chosen multiple */
+};
+
+struct sums {
+    f32x4 xl, ll;
+};
+
+static inline f32x4 level4(const struct symmetric *f, bool iq4, f32x4 v)
+{
+    f32x4 c = clamp4(v, f->low, f->high);
+    if (!iq4) {
+        return round4(c);
+    }
+    c = 2.0f * c + 254.0f;
+    return (f32x4){iq4_level[(int)c[0]], iq4_level[(int)c[1]], iq4_level[(int)c[2]],
+                   iq4_level[(int)c[3]]};
+}
+
+static inline struct sums level_sums_of(const struct symmetric *f, bool iq4,
+                                        const struct quad *q, f32x4 inverse_a)
+{
+    struct sums s = {splat4(0.0f), splat4(0.0f)};
+    for (int i = 0; i < f->size; i++) {
+        f32x4 level = level4(f, iq4, q->l.x[i] * inverse_a), wl = q->l.w[i] * level;
+        s.xl += wl * q->l.x[i];
+        s.ll += wl * level;
+    }
+    return s;
+}
+
+/* Sums over the levels nearest to x * inverse_a. */
+static struct sums level_sums(const struct symmetric *f, const struct quad *q, f32x4 inverse_a)
+{
+    return f->iq4 ? level_sums_of(f, true, q, inverse_a)
+                  : level_sums_of(f, false, q, inverse_a);
+}
+
+/* Least squares for the scale with the codes of 1 / inverse_a, kept if better. */
+static void consider(const struct symmetric *f, struct quad *q, f32x4 inverse_a, f32x4 *gain)
+{
+    struct sums s = level_sums(f, q, inverse_a);
+    f32x4 a = s.xl / max4(s.ll, splat4(1e-20f));
+    i32x4 better = s.xl * a > *gain;
+    *gain = select4(better, s.xl * a, *gain);
+    q->a = select4(better, a, q->a);
+    q->ll = select4(better, s.ll, q->ll);
+}
+
+static void quad_fit(const struct symmetric *f, struct quad *q)
+{
+    f32x4 gain = splat4(0.0f), max = gain;
+    for (int i = 0; i < f->size; i++) {
+        max = max4(max, max4(q->l.x[i], -q->l.x[i]));
+    }
+    f32x4 inverse = inverse4(max);
+    q->a = q->ll = splat4(0.0f);
+    for (int t = 0; t < RANGES; t++) {
+        float step = (f->open + f->clip) / (float)(RANGES - 1);
+        f32x4 k = inverse * (-f->low - f->open + step * (float)t);
+        consider(f, q, k, &gain);
+        consider(f, q, -k, &gain);
+    }
+    for (int t = 0; t < POLISHES; t++) {
+        consider(f, q, inverse4(q->a), &gain);
+    }
+}
+
+/* A common factor, of either sign, for the scales: of those that put the largest near the end
+ * of the range or beyond, the one with the least weighted square of distances to multiples. */
+static float common_factor(const struct symmetric *f, const struct quad *q, int n)
+{
+    f32x4 most = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        most = max4(most, max4(q[i].a, -q[i].a));
+    }
+    float max = highest4(most), best = 0.0f, least = 0x1p126f;
+    for (int t = 0; max > 0.0f && t < 2 * FACTORS; t++) {
+        float d = max / (-f->scale_low + 0.4f - 0.5f * (float)(t / 2));
+        d = t % 2 == 0 ? -d : d;
+        f32x4 sum = splat4(0.0f);
+        for (int i = 0; i < n; i++) {
+            f32x4 k = clamp4(q[i].a * (1.0f / d), f->scale_low, f->scale_high);
+            f32x4 r = q[i].a - d * round4(k);
+            sum += q[i].ll * r * r;
+        }
+        float e = sum4(sum);
+        if (e < least) {
+            least = e;
+            best = d;
+        }
+    }
+    return best;
+}
+
+/* Chooses s of all groups around the present values for scale d. Returns the error (less sum w
+ * x^2). */
+static float choose(const struct symmetric *f, struct quad *q, int n, float d)
+{
+    f32x4 sum = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        f32x4 least = splat4(0x1p126f), s = q[i].s;
+        for (int t = -REACH; t <= REACH; t++) {
+            f32x4 try = clamp4(s + (float)t, f->scale_low, f->scale_high), a = try * d;
+            struct sums u = level_sums(f, &q[i], inverse4(a));
+            f32x4 e = a * (a * u.ll - 2.0f * u.xl);
+            i32x4 better = e < least;
+            least = select4(better, e, least);
+            q[i].s = select4(better, try, q[i].s);
+        }
+        sum += least;
+    }
+    return sum4(sum);
+}
+
+/* Least squares for d with everything else fixed. */
+static float refit(const struct symmetric *f, const struct quad *q, int n, float d)
+{
+    double sx = 0, ss = 0;
+    for (int i = 0; i < n; i++) {
+        struct sums u = level_sums(f, &q[i], inverse4(q[i].s * d));
+        sx += (double)sum4(q[i].s * u.xl);
+        ss += (double)sum4(q[i].s * q[i].s * u.ll);
+    }
+    return ss > 0 ? (float)(sx / ss) : 0.0f;
+}
+
+/* The whole search. Returns the error less that of a block of zeros. */
+static float search(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+                    struct fit_scale *scale)
+{
+    int n = FIT_N / f->size / 4;
+    *scale = fit_scale_round_up(b, common_factor(f, q, n));
+    f32x4 inverse = inverse4(splat4(scale->d)), s[FIT_MAX_QUADS];
+    for (int i = 0; i < n; i++) {
+        q[i].s = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
+    }
+    float least = choose(f, q, n, scale->d);
+    for (int t = 0; t < PASSES; t++) {
+        for (int i = 0; i < n; i++) {
+            s[i] = q[i].s;
+        }
+        struct fit_scale next = fit_scale_round(b, refit(f, q, n, scale->d));
+        float e = choose(f, q, n, next.d);
+        if (!(e < least)) {
+            for (int i = 0; i < n; i++) {
+                q[i].s = s[i];
+            }
+            break;
+        }
+        least = e;
+        *scale = next;
+    }
+    return least;
+}
+
+/* ORs the scale of group g into a zeroed block. */
+static void write_scale(uint32_t type, unsigned g, int s, uint8_t *out)
+{
+    unsigned u = (unsigned)(s + 32);
+    if (type == QT_Q6_K) {
+        out[192 + g] = (uint8_t)s;
+    } else if (type == QT_Q3_K) {
+        out[96 + g % 8] |= (uint8_t)((u & 15) << 4 * (g / 8));
+        out[104 + g % 4] |= (uint8_t)(u >> 4 << 2 * (g / 4));
+    } else {
+        out[4 + g / 2] |= (uint8_t)((u & 15) << 4 * (g % 2));
+        store_le16(out + 2, (uint16_t)(load_le16(out + 2) | (u >> 4) << 2 * g));
+    }
+}
+
+/* ORs the code of element i (0..255) into a zeroed block. */
+static inline void write_level(uint32_t type, int i, float level, uint8_t *out)
+{
+    int l = i % 32, g = i / 32;
+    if (type == QT_Q3_K) {
+        unsigned c = (unsigned)((int)level + 4);
+        out[32 + 32 * (g / 4) + l] |= (uint8_t)((c & 3) << 2 * (g % 4));
+        out[l] |= (uint8_t)(c >> 2 << g);
+    } else if (type == QT_Q6_K) {
+        unsigned c = (unsigned)((int)level + 32);
+        int n = g / 4, j = g % 4;
+        out[64 * n + 32 * (j & 1) + l] |= (uint8_t)((c & 15) << 4 * (j / 2));
+        out[128 + 32 * n + l] |= (uint8_t)(c >> 4 << 2 * j);
+    } else {
+        unsigned c = iq4_code[(int)(2.0f * level + 254.0f)];
+        out[8 + 16 * g + l % 16] |= (uint8_t)(c << 4 * (l / 16));
+    }
+}
+
+static void write_block(uint32_t type, const struct symmetric *f, const struct quad *q,
+                        const struct fit_scale *scale, uint8_t *out)
+{
+    store_le16(type == QT_Q3_K ? out + 108 : type == QT_Q6_K ? out + 208 : out, scale->bits);
+    for (unsigned g = 0; g < FIT_N / (unsigned)f->size; g++) {
+        write_scale(type, g, (int)q[g / 4].s[g % 4], out);
+    }
+    for (int i = 0; i < FIT_N / f->size / 4; i++) {
+        f32x4 inverse_a = inverse4(q[i].s * scale->d);
+        for (int j = 0; j < f->size; j++) {
+            f32x4 level = level4(f, f->iq4, q[i].l.x[j] * inverse_a);
+            for (int v = 0; v < 4; v++) {
+                write_level(type, f->size * (4 * i + v) + j, level[v], out);
+            }
+        }
+    }
+}
+
+bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, iq4_build);
+    const struct symmetric *f = type == QT_Q3_K   ? &SYM_Q3_K
+                                : type == QT_Q6_K ? &SYM_Q6_K
+                                                  : &SYM_IQ4_XS;
+    struct quad q[FIT_MAX_QUADS];
+    for (int i = 0; i < FIT_N / f->size / 4; i++) {
+        fit_lanes_load(&q[i].l, b, f->size, 4 * i);
+        quad_fit(f, &q[i]);
+    }
+    struct fit_scale scale;
+    if (!(search(f, b, q, &scale) < 0.0f)) {
+        return true;
+    }
+    write_block(type, f, q, &scale, out);
+    return scale.clipped;
+}

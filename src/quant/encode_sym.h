@@ -1,0 +1,14 @@
+/* encode_sym.h - blocks of the formats without minima from floats: Q3_K, Q6_K, IQ4_XS. */
+#ifndef QUANT_ENCODE_SYM_H
+#define QUANT_ENCODE_SYM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "quant/encode_fit.h"
+
+/* Writes one block over zeros. True if its scale did not fit an f16 (too small: the block stays
+ * all zeros; too large: saturated). Thread-safe. */
+bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out);
+
+#endif
