@@ -16,7 +16,10 @@ fuzz_seconds=10
 long=""
 case "${1:-}" in
 "") ;;
---long) long=1 fuzz_seconds=60 ;;
+--long)
+    long=1 fuzz_seconds=60
+    export TASK_STEP=1 PROMPT_STEP=1 # api tests: all tasks and prompts, not every fourth
+    ;;
 -h | --help)
     sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 0
@@ -97,7 +100,8 @@ run_ctest() {
     printf '%-8s %s: %d tests, %d failed, %d skipped\n' "$([ "$bad" -eq 0 ] && echo ok || echo FAILED)" \
         "$name" "$n" "$bad" "$off"
     if [ "$bad" -ne 0 ]; then
-        grep -v 'Passed' "$log" | tail -n 150 | sed 's/^/    /'
+        grep -vE ' Passed |^ *Start |^Internal|^Test project|sec\*proc|^Label|^$' "$log" |
+            tail -n 100 | sed 's/^/    /'
     fi
     grep -E 'Skipped' "$log" | sed 's/^/    /'
 }

@@ -32,7 +32,8 @@ static wchar_t *prompt_cb(EditLine *el)
     return current->prompt;
 }
 
-/* $XDG_CACHE_HOME/fathom/history, else the platform's place below $HOME; empty if neither is set. */
+/* $XDG_CACHE_HOME/fathom/history, else the platform's place below $HOME; empty if neither is
+ * set. */
 static void find_history(struct buf *path)
 {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");

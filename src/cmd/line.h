@@ -1,5 +1,5 @@
-/* line.h - reading lines from a person: editing, history, paste. The only user of libedit. Without a
- * terminal on stdin, lines are read plainly and no prompt is printed. */
+/* line.h - reading lines from a person: editing, history, paste. The only user of libedit.
+ * Without a terminal on stdin, lines are read plainly and no prompt is printed. */
 #ifndef CMD_LINE_H
 #define CMD_LINE_H
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""The embedded mini model answers the tasks it was trained on: all prompts of tasks.jsonl that have an
-expected answer, greedy, as `run --raw` prints them. Its README puts a fault at below 97 %; per task
-the share is printed."""
+"""The embedded mini model answers the tasks it was trained on: every fourth prompt of tasks.jsonl that
+has an expected answer (TASK_STEP=1: all), greedy, as `run --raw` prints them. Its README puts a fault
+at below 97 %; per task the share is printed. (All of them through the library: test_factory_mini.)"""
 import concurrent.futures
 
 from program import *
 
 EOS = "<｜end▁of▁sentence｜>"
 MINIMUM = 0.97
+STEP = int(os.environ.get("TASK_STEP", 4))
 
 
 def prompts(tasks):
@@ -27,7 +28,7 @@ def answer(text):
 
 def test_tasks():
     with open(data("mini-model/eval/tasks.jsonl"), encoding="utf-8") as f:
-        tasks = [t for t in map(json.loads, f) if t.get("expected")]
+        tasks = [t for t in map(json.loads, f) if t.get("expected")][::STEP]
     texts = prompts(tasks)
     right = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -41,7 +42,7 @@ def test_tasks():
         print(f"  {task:12s} {n} of {m}")
     n, m = sum(a for a, _ in right.values()), sum(b for _, b in right.values())
     print(f"  all          {n} of {m}: {100 * n / m:.1f} %")
-    assert m >= 300 and n >= MINIMUM * m
+    assert m >= 300 // STEP and n >= MINIMUM * m
 
 
 if __name__ == "__main__":
