@@ -14,10 +14,10 @@
 #include "kv/pool.h"
 
 struct frontier {
-    struct kv_pool *pool;  /* borrowed; its ledger counts the bytes */
+    struct kv_pool *pool; /* borrowed; its ledger counts the bytes */
     uint32_t refs;
-    uint32_t pos;          /* m */
-    uint64_t serial;       /* order of creation: the smallest is dropped first */
+    uint32_t pos;    /* m */
+    uint64_t serial; /* order of creation: the smallest is dropped first */
     uint64_t bytes;
     unsigned char data[];
 };

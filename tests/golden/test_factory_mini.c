@@ -207,6 +207,67 @@ static void test_reference_sims(void **state)
     run_reference(true);
 }
 
+/* ---- fathom_generate: text, stop strings, end token ---- */
+
+static void collect_text(void *user, const char *text, size_t n)
+{
+    buf_add(user, text, n);
+}
+
+static void test_generate_text(void **state)
+{
+    (void)state;
+    static uint32_t ids[MAX_CTX];
+    struct lines l;
+    read_lines(&l, "mini-model/eval/reference.jsonl");
+    fathom_engine *e = open_mini(files[0], false);
+    fathom_session *s;
+    assert_int_equal(fathom_session_new(&s, e, NULL), 0);
+    unsigned ended = 0, stopped = 0;
+    for (size_t i = 0; i < l.n; i++) {
+        uint32_t n = read_ids(json_get(&l.v[i], "prompt_ids"), ids, MAX_CTX);
+        struct slice want = json_str(json_get(&l.v[i], "greedy_text"));
+        size_t n_steps = json_get(&l.v[i], "greedy_ids")->n, eos_n;
+        const char *eos = fathom_token_bytes(e, (uint32_t)fathom_token_eos(e), &eos_n);
+        bool to_end = want.n >= eos_n && memcmp(want.p + want.n - eos_n, eos, eos_n) == 0;
+        want.n -= to_end ? eos_n : 0;
+        struct buf text = {0};
+        fathom_result r;
+        fathom_generate_options o = {
+            .max_tokens = (uint32_t)n_steps, .on_text = collect_text, .user = &text};
+        assert_int_equal(fathom_generate(s, ids, n, &o, &r, NULL), 0);
+        assert_int_equal(r.finish, to_end ? FATHOM_FINISH_EOS : FATHOM_FINISH_LENGTH);
+        assert_int_equal(r.n_generated, n_steps);
+        assert_int_equal(text.n, want.n);
+        assert_memory_equal(text.p, want.p, want.n);
+        ended += to_end;
+        /* A stop string that begins and ends inside tokens. */
+        if (want.n > 20) {
+            char stop[8] = {0};
+            memcpy(stop, want.p + want.n / 2, 5);
+            const char *const stops[] = {"never in the text", stop};
+            size_t first = 0;
+            while (memcmp(want.p + first, stop, 5) != 0) {
+                first++;
+            }
+            o.stop = stops;
+            o.n_stop = 2;
+            buf_clear(&text);
+            assert_int_equal(fathom_generate(s, ids, n, &o, &r, NULL), 0);
+            assert_int_equal(r.finish, FATHOM_FINISH_STOP);
+            assert_int_equal(r.reuse.kept + r.reuse.rerun, n - 1);
+            assert_int_equal(text.n, first);
+            assert_memory_equal(text.p ? text.p : "", want.p, first);
+            stopped++;
+        }
+        buf_free(&text);
+    }
+    assert_true(ended > 0 && stopped > 0);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    free_lines(&l);
+}
+
 /* ---- tasks.jsonl ---- */
 
 struct task {
@@ -389,9 +450,8 @@ static void test_tasks_q8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference_plain),
-        cmocka_unit_test(test_reference_sims),
-        cmocka_unit_test(test_tasks_bf16),
+        cmocka_unit_test(test_reference_plain), cmocka_unit_test(test_reference_sims),
+        cmocka_unit_test(test_generate_text),   cmocka_unit_test(test_tasks_bf16),
         cmocka_unit_test(test_tasks_q8),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
