@@ -3,13 +3,14 @@ _fathom()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits selftest help" -- "$cur"))
+        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits bench selftest help" -- "$cur"))
         return
     fi
     case "$prev" in
     --think) COMPREPLY=($(compgen -W "on off low high max" -- "$cur")); return ;;
     --release) COMPREPLY=($(compgen -W "preview 0731" -- "$cur")); return ;;
     --recipe) COMPREPLY=($(compgen -W "f32 f16 bf16 q8 q2 q4 mxfp4" -- "$cur")); return ;;
+    --synthetic) COMPREPLY=($(compgen -W "flash pro" -- "$cur")); return ;;
     --shape) COMPREPLY=($(compgen -W "flash pro" -- "$cur")); return ;;
     --sim) COMPREPLY=($(compgen -W "on off" -- "$cur")); return ;;
     --act) COMPREPLY=($(compgen -W "a8 f32" -- "$cur")); return ;;
@@ -29,6 +30,7 @@ _fathom()
     render) COMPREPLY=($(compgen -W "--model --file --release --jsonl --json --help" -- "$cur")) ;;
     parse) COMPREPLY=($(compgen -W "--model --file --jsonl --json --help" -- "$cur")) ;;
     logits) COMPREPLY=($(compgen -W "--model --ids --all --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    bench) COMPREPLY=($(compgen -W "--model --recipe --synthetic --layers --ratios --experts --vocab --save --frontiers --standard --fill --prefill --gen --kernels --formats --decode-only --csv --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     selftest) COMPREPLY=($(compgen -W "--backend --threads --cpu-mask --debug --json --help" -- "$cur")) ;;
     help) COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     esac

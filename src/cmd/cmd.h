@@ -47,6 +47,7 @@ int cmd_render(struct cli *o);
 int cmd_parse(struct cli *o);
 int cmd_logits(struct cli *o);
 int cmd_selftest(struct cli *o);
+int cmd_bench(struct cli *o);
 int cmd_help(struct cli *o);
 
 #endif

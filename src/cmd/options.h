@@ -36,6 +36,10 @@ struct cli {
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
     int32_t layer;
+    /* bench */
+    const char *synthetic, *ratios, *save, *frontiers, *formats;
+    uint32_t layers, experts, vocab, gen, prefill;
+    bool kernels, fill, standard, decode_only, csv;
     bool show_reasoning, raw, json, jsonl, all, check, plain, decode, operands, dry_run, help;
 };
 
@@ -64,10 +68,11 @@ enum {
     CMD_LOGITS = 512,
     CMD_SELFTEST = 1024,
     CMD_HELP = 2048,
+    CMD_BENCH = 4096,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
-    CMD_ALL = 4095
+    CMD_ALL = 8191
 };
 
 struct option_def {

@@ -45,6 +45,12 @@ const struct command cli_commands[] = {
     {"logits", CMD_LOGITS, cmd_logits, "", 0, 0, "token ids to logits",
      "Prints {\"vocab\":V,\"positions\":[{\"pos\":0,\"argmax\":i,\"logits\":[...]}]}: the last "
      "position, or all with --all. NaN and infinities are null."},
+    {"bench", CMD_BENCH, cmd_bench, "", 0, 0,
+     "speed at context frontiers, against this machine's memory bandwidth",
+     "At each frontier the last tokens are decoded one by one, behind a prompt that is computed, or "
+     "with --fill behind random cache rows. With --synthetic the model has random weights and the "
+     "true width; a cut of few layers is extrapolated to all of them. With --kernels the products "
+     "of the cpu backend are measured, not a model."},
     {"selftest", CMD_SELFTEST, cmd_selftest, "", 0, 0,
      "the golden tiny model through every backend of this machine",
      "Builds the golden model in memory, runs it through every backend and compares with the "
@@ -99,9 +105,38 @@ const struct option_def cli_options[] = {
      "untrusted text: control strings stay ordinary text"},
     {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT, "FILE", NULL, 0, 0,
      "the GGUF to write"},
-    {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN, "NAME",
-     "f32|f16|bf16|q8|q2|q4|mxfp4", 0, 0,
-     "types of the weights; default: mxfp4 to convert, q2 to plan"},
+    {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN | CMD_BENCH,
+     "NAME", "f32|f16|bf16|q8|q2|q4|mxfp4", 0, 0,
+     "types of the weights; default: mxfp4 to convert, else q2"},
+    {"synthetic", 0, OPTION_CHOICE, AT(synthetic), CMD_BENCH, "NAME", "flash|pro", 0, 0,
+     "a model of this shape with random weights instead of a file"},
+    {"layers", 0, OPTION_U32, AT(layers), CMD_BENCH, "N", NULL, 0, 256,
+     "layers of the synthetic model, all kinds among them; default: all"},
+    {"ratios", 0, OPTION_STR, AT(ratios), CMD_BENCH, "LIST", NULL, 0, 0,
+     "compression ratio of each layer, comma separated; default 0,4,128,4,128,..."},
+    {"experts", 0, OPTION_U32, AT(experts), CMD_BENCH, "N", NULL, 0, 4096,
+     "routed experts kept in each layer, to save memory; a token still reads as much"},
+    {"vocab", 0, OPTION_U32, AT(vocab), CMD_BENCH, "N", NULL, 0, 1 << 24,
+     "size of the vocabulary; default: the shape's"},
+    {"save", 0, OPTION_STR, AT(save), CMD_BENCH, "FILE", NULL, 0, 0,
+     "write the synthetic model as a GGUF and end; measure it with -m"},
+    {"frontiers", 0, OPTION_STR, AT(frontiers), CMD_BENCH, "LIST", NULL, 0, 0,
+     "contexts to measure; default 2k,8k,32k, with --fill also 128k,1m"},
+    {"standard", 0, OPTION_FLAG, AT(standard), CMD_BENCH, NULL, NULL, 0, 0,
+     "the standard pair: a prompt of 11,709 tokens, and decoding at 32k"},
+    {"fill", 0, OPTION_FLAG, AT(fill), CMD_BENCH, NULL, NULL, 0, 0,
+     "random cache rows before each frontier, so that depth needs no prompt"},
+    {"prefill", 0, OPTION_U32, AT(prefill), CMD_BENCH, "N", NULL, 0, 1 << 20,
+     "with --fill: about N prompt tokens are computed at each frontier; default 256"},
+    {"gen", 0, OPTION_U32, AT(gen), CMD_BENCH, "N", NULL, 0, 1 << 20,
+     "tokens decoded at each frontier; default 32"},
+    {"kernels", 0, OPTION_FLAG, AT(kernels), CMD_BENCH, NULL, NULL, 0, 0,
+     "products of every weight format on every tier, not a model"},
+    {"formats", 0, OPTION_STR, AT(formats), CMD_BENCH, "LIST", NULL, 0, 0,
+     "with --kernels: only these weight formats"},
+    {"decode-only", 0, OPTION_FLAG, AT(decode_only), CMD_BENCH, NULL, NULL, 0, 0,
+     "with --kernels: no prefill"},
+    {"csv", 0, OPTION_FLAG, AT(csv), CMD_BENCH, NULL, NULL, 0, 0, "CSV output"},
     {"rule", 0, OPTION_LIST, AT(rules), CMD_CONVERT, "NAME=TYPE", NULL, 0, 0,
      "type of the matrices whose GGUF name matches NAME (* stands for anything); up to 8"},
     {"dry-run", 0, OPTION_FLAG, AT(dry_run), CMD_CONVERT, NULL, NULL, 0, 0,
@@ -136,7 +171,8 @@ const struct option_def cli_options[] = {
     {"jsonl", 0, OPTION_FLAG, AT(jsonl), CMD_PARTS, NULL, NULL, 0, 0,
      "one JSON object a line in, one a line out"},
     {"json", 0, OPTION_FLAG, AT(json),
-     CMD_RUN | CMD_PARTS | CMD_LOGITS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN | CMD_SELFTEST,
+     CMD_RUN | CMD_PARTS | CMD_LOGITS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN | CMD_SELFTEST |
+         CMD_BENCH,
      NULL, NULL, 0, 0, "JSON output"},
     {"help", 'h', OPTION_FLAG, AT(help), CMD_ALL, NULL, NULL, 0, 0, "this text"},
 };
@@ -144,7 +180,7 @@ const size_t cli_n_options = ARRAY_LEN(cli_options);
 
 const char *cli_unbuilt(const char *name)
 {
-    static const char *const names[] = {"serve", "bench", "eval", "imatrix", "kv"};
+    static const char *const names[] = {"serve", "eval", "imatrix", "kv"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (strcmp(name, names[i]) == 0) {
             return names[i];

@@ -1,0 +1,73 @@
+/* bench_bytes.c - how many bytes a decode step has to read, counted over the recorded program and its
+ * weights, so that it holds for any file and any mix of types. Writes and activations are not counted:
+ * they stay in the caches. */
+#include "cmd/bench.h"
+
+#include "base/mem.h"
+
+static uint64_t mat_bytes(const struct program *p, const struct op *op, const struct opmat *m)
+{
+    if (m->w == WEIGHT_NONE) {
+        return 0;
+    }
+    const struct op_weight *w = &p->weights[m->w];
+    uint64_t one = (uint64_t)w->rows * w->row_bytes;
+    if (op->kind == OP_EMBED) {
+        return w->row_bytes;
+    }
+    if (w->n_mat > 1) {
+        return one * (op->kind == OP_MOE_UP ? op->moe_up.k : op->moe_down.k);
+    }
+    return one;
+}
+
+static uint64_t vec_bytes(const struct program *p, const struct op *op, const struct opvec *v)
+{
+    if (v->w == WEIGHT_NONE) {
+        return 0;
+    }
+    const struct op_weight *w = &p->weights[v->w];
+    bool table = op->kind == OP_ROUTE && v == &op->route.table;
+    return table ? w->row_bytes : w->bytes;
+}
+
+/* Cache rows that an op attends to at a position. */
+static uint64_t row_bytes(const struct op *op, uint32_t pos)
+{
+    if (op->kind == OP_INDEX_SELECT) {
+        const struct op_index_select *o = &op->index_select;
+        uint64_t n = ((uint64_t)pos + 1) / o->ratio;
+        return n > o->k_sel ? n * (o->geom.code_bytes + o->geom.scale_bytes) : 0;
+    }
+    if (op->kind == OP_ATTN) {
+        const struct op_attn *o = &op->attn;
+        uint64_t n = MIN(pos + 1, o->window);
+        if (o->ratio) {
+            uint64_t seen = ((uint64_t)pos + 1) / o->ratio;
+            n += o->sel.space == SPACE_NONE ? seen : MIN(seen, (uint64_t)o->sel.cols);
+        }
+        return n * (o->geom.code_bytes + o->geom.scale_bytes);
+    }
+    return 0;
+}
+
+uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i];
+        if (op->layer != layer) {
+            continue;
+        }
+        size_t n;
+        const struct op_field *f = op_fields(op->kind, &n);
+        for (size_t k = 0; k < n; k++) {
+            const void *at = (const char *)op + f[k].offset;
+            sum += f[k].type == FIELD_MAT   ? mat_bytes(p, op, at)
+                   : f[k].type == FIELD_VEC ? vec_bytes(p, op, at)
+                                            : 0;
+        }
+        sum += row_bytes(op, pos);
+    }
+    return sum;
+}

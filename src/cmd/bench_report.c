@@ -1,0 +1,210 @@
+/* bench_report.c - prints what bench_model.c measured: a table, CSV (product columns only, one row as
+ * soon as it is known) or JSON (everything). Whatever is not measured directly says so: rows with a
+ * random cache, speeds extrapolated to all layers. */
+#include "cmd/bench.h"
+
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "json/json.h"
+
+static const char *kind_name(uint32_t ratio, char *out, size_t cap)
+{
+    if (ratio == 0) {
+        snprintf(out, cap, "window");
+    } else {
+        snprintf(out, cap, "ratio %u", ratio);
+    }
+    return out;
+}
+
+void bench_report_begin(const struct cli *o, const struct bench_result *r)
+{
+    if (o->csv) {
+        puts("ctx_tokens,prefill_tokens,prefill_tps,gen_tokens,gen_tps,kvcache_bytes");
+    } else if (!o->json) {
+        printf("%s\n%s, %s, %u threads, chunk %u; weights %s; reads %.1f GB/s\n\n", r->name,
+               r->backend, r->device, r->threads, r->chunk, cmd_bytes(r->weight_bytes),
+               r->read_gbs);
+        printf("%9s %9s %9s %7s %9s %9s %10s %6s %10s\n", "context", "prefill", "tok/s",
+               "decoded", "tok/s", "best", "MB/token", "share", "cache");
+    }
+    fflush(stdout);
+}
+
+void bench_report_row(const struct cli *o, const struct bench_result *r,
+                      const struct bench_row *row)
+{
+    if (o->csv) {
+        printf("%u,%u,%.3f,%u,%.3f,%llu\n", row->ctx, row->n_prefill, row->prefill_tps,
+               row->n_gen, row->gen_tps, (unsigned long long)row->kv_bytes);
+    } else if (!o->json) {
+        printf("%8u%c %9u %9.2f %7u %9.2f %9.2f %10.1f %5.1f%% %10s\n", row->ctx,
+               row->filled ? '*' : ' ', row->n_prefill, row->prefill_tps, row->n_gen,
+               row->gen_tps, row->gen_best_tps, (double)row->read_bytes / 1e6, 100 * row->share,
+               cmd_bytes(row->kv_bytes));
+    }
+    (void)r;
+    fflush(stdout);
+}
+
+/* ---- the rest of the table ---- */
+
+static void text_kinds(struct buf *b, const struct bench_result *r)
+{
+    char name[32];
+    buf_adds(b, "\nms per token, decode: head, then one layer of each kind (GB/s)\n"
+                "  context              head");
+    for (uint32_t k = 0; k < r->row[0].n_kind; k++) {
+        buf_addf(b, "%18s", kind_name(r->row[0].kind[k].ratio, name, sizeof name));
+    }
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        const struct bench_row *row = &r->row[i];
+        buf_addf(b, "\n%9u %9.3f (%5.1f)", row->ctx, row->head_decode_seconds * 1e3,
+                 (double)row->head_read_bytes / row->head_decode_seconds / 1e9);
+        for (uint32_t k = 0; k < row->n_kind; k++) {
+            const struct bench_kind *x = &row->kind[k];
+            buf_addf(b, " %9.3f (%5.1f)", x->decode_seconds / x->n_layer * 1e3,
+                     (double)x->read_bytes / x->decode_seconds / 1e9);
+        }
+    }
+    buf_addc(b, '\n');
+}
+
+static void text_ops(struct buf *b, const struct bench_row *row)
+{
+    bool done[OP_KIND_COUNT] = {false};
+    double total = 0;
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        total += row->op_seconds[i];
+    }
+    buf_addf(b, "\nshare of a decode step at %u:", row->ctx);
+    for (int n = 0; n < OP_KIND_COUNT; n++) { /* largest first */
+        int best = -1;
+        for (int i = 0; i < OP_KIND_COUNT; i++) {
+            if (!done[i] && (best < 0 || row->op_seconds[i] > row->op_seconds[best])) {
+                best = i;
+            }
+        }
+        done[best] = true;
+        if (row->op_seconds[best] >= 0.01 * total && total > 0) {
+            buf_addf(b, "%s %s %.0f%%", n ? "," : "", op_name((enum op_kind)best),
+                     100 * row->op_seconds[best] / total);
+        }
+    }
+    buf_addc(b, '\n');
+}
+
+static void text_extrapolated(struct buf *b, const struct bench_result *r)
+{
+    buf_addf(
+        b, "\nextrapolated to the %u layers of %s (head once, each kind as often as there):\n",
+        r->n_full_layer, r->cut_of);
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        const struct bench_row *row = &r->row[i];
+        if (row->full_gen_tps > 0) {
+            buf_addf(b, "%9u  prefill %.3f tok/s, decode %.3f tok/s\n", row->ctx,
+                     row->full_prefill_tps, row->full_gen_tps);
+        } else {
+            buf_addf(b, "%9u  not possible: a kind of layer is missing in the cut\n", row->ctx);
+        }
+    }
+}
+
+static void text_end(struct buf *b, const struct bench_result *r)
+{
+    bool filled = false;
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        filled |= r->row[i].filled;
+    }
+    if (filled) {
+        buf_adds(b, "* the cache holds random rows; only the last tokens were computed\n");
+    }
+    text_kinds(b, r);
+    text_ops(b, &r->row[r->n_row - 1]);
+    if (r->cut_of && r->n_layer < r->n_full_layer) {
+        text_extrapolated(b, r);
+    }
+}
+
+/* ---- JSON ---- */
+
+static void json_num(struct buf *b, const char *key, double v)
+{
+    buf_addf(b, "\"%s\":", key);
+    cmd_add_float(b, (float)v);
+    buf_addc(b, ',');
+}
+
+static void json_row(struct buf *b, const struct bench_row *row)
+{
+    buf_addf(b, "{\"ctx_tokens\":%u,\"prefill_tokens\":%u,\"gen_tokens\":%u,", row->ctx,
+             row->n_prefill, row->n_gen);
+    json_num(b, "prefill_tps", row->prefill_tps);
+    json_num(b, "gen_tps", row->gen_tps);
+    json_num(b, "gen_best_tps", row->gen_best_tps);
+    json_num(b, "bandwidth_share", row->share);
+    buf_addf(b, "\"kvcache_bytes\":%llu,\"bytes_per_token\":%llu,\"filled\":%s,",
+             (unsigned long long)row->kv_bytes, (unsigned long long)row->read_bytes,
+             row->filled ? "true" : "false");
+    buf_adds(b, "\"extrapolated\":");
+    if (row->full_gen_tps > 0) {
+        buf_addc(b, '{');
+        json_num(b, "prefill_tps", row->full_prefill_tps);
+        json_num(b, "gen_tps", row->full_gen_tps);
+        b->n--; /* the last comma */
+        buf_adds(b, "},");
+    } else {
+        buf_adds(b, "null,");
+    }
+    json_num(b, "head_decode_ms", row->head_decode_seconds * 1e3);
+    json_num(b, "head_prefill_ms", row->head_prefill_seconds * 1e3);
+    buf_addf(b, "\"head_bytes\":%llu,\"kinds\":[", (unsigned long long)row->head_read_bytes);
+    for (uint32_t k = 0; k < row->n_kind; k++) {
+        const struct bench_kind *x = &row->kind[k];
+        buf_addf(b, "%s{\"ratio\":%u,\"layers\":%u,\"layers_in_model\":%u,", k ? "," : "",
+                 x->ratio, x->n_layer, x->n_full);
+        json_num(b, "decode_ms", x->decode_seconds * 1e3);
+        json_num(b, "prefill_ms", x->prefill_seconds * 1e3);
+        buf_addf(b, "\"bytes\":%llu}", (unsigned long long)x->read_bytes);
+    }
+    buf_adds(b, "],\"op_ms\":{");
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        json_num(b, op_name((enum op_kind)i), row->op_seconds[i] * 1e3);
+    }
+    b->n--;
+    buf_adds(b, "}}");
+}
+
+static void json_all(struct buf *b, const struct bench_result *r)
+{
+    buf_adds(b, "{\"model\":");
+    json_write_str(b, slice_of(r->name));
+    buf_adds(b, ",\"backend\":");
+    json_write_str(b, slice_of(r->backend));
+    buf_adds(b, ",\"cpu\":");
+    json_write_str(b, slice_of(r->device));
+    buf_addf(b,
+             ",\"threads\":%u,\"chunk\":%u,\"layers\":%u,\"layers_in_model\":%u,"
+             "\"random_weights\":%s,\"weight_bytes\":%llu,",
+             r->threads, r->chunk, r->n_layer, r->n_full_layer, r->cut_of ? "true" : "false",
+             (unsigned long long)r->weight_bytes);
+    json_num(b, "read_gbs", r->read_gbs);
+    buf_adds(b, "\"rows\":[");
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        buf_adds(b, i ? ",\n" : "");
+        json_row(b, &r->row[i]);
+    }
+    buf_adds(b, "]}\n");
+}
+
+int bench_report_end(const struct cli *o, const struct bench_result *r)
+{
+    struct buf b = {0};
+    if (o->json) {
+        json_all(&b, r);
+    } else if (!o->csv && r->n_row) {
+        text_end(&b, r);
+    }
+    return cmd_print(&b);
+}
