@@ -55,6 +55,8 @@ else()
 endif()
 
 # ---- install ----
+file(RELATIVE_PATH FATHOM_PC_UP /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" FATHOM_PC_UP "${FATHOM_PC_UP}")
 configure_file(${CMAKE_SOURCE_DIR}/cmake/fathom.pc.in ${CMAKE_BINARY_DIR}/fathom.pc @ONLY)
 install(TARGETS fathom RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS fathom_static fathom_shared
