@@ -28,7 +28,7 @@ _fathom()
     explain) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --tokens --layer --operands --sim --act --json --help" -- "$cur")) ;;
     tokens) COMPREPLY=($(compgen -W "--model --prompt --file --ids --decode --plain --jsonl --json --help" -- "$cur")) ;;
     render) COMPREPLY=($(compgen -W "--model --file --release --jsonl --json --help" -- "$cur")) ;;
-    parse) COMPREPLY=($(compgen -W "--model --file --jsonl --json --help" -- "$cur")) ;;
+    parse) COMPREPLY=($(compgen -W "--model --file --lenient --jsonl --json --help" -- "$cur")) ;;
     logits) COMPREPLY=($(compgen -W "--model --ids --all --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     bench) COMPREPLY=($(compgen -W "--model --recipe --synthetic --layers --ratios --experts --vocab --save --frontiers --standard --fill --prefill --gen --kernels --formats --decode-only --csv --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     selftest) COMPREPLY=($(compgen -W "--backend --threads --cpu-mask --debug --json --help" -- "$cur")) ;;

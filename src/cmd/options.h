@@ -40,7 +40,8 @@ struct cli {
     const char *synthetic, *ratios, *save, *frontiers, *formats;
     uint32_t layers, experts, vocab, gen, prefill;
     bool kernels, fill, standard, decode_only, csv;
-    bool show_reasoning, raw, json, jsonl, all, check, plain, decode, operands, dry_run, help;
+    bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
+        dry_run, help;
 };
 
 enum option_type {

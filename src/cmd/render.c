@@ -26,8 +26,7 @@ static int render_entry(struct buf *out, const struct state *s, struct slice ent
 static int parse_entry(struct buf *out, const struct state *s, struct slice entry,
                        fathom_err *err)
 {
-    (void)s;
-    return chat_parse_line(out, false, entry, err);
+    return chat_parse_line(out, !s->o->lenient, entry, err);
 }
 
 struct lines {

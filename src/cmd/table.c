@@ -41,7 +41,8 @@ const struct command cli_commands[] = {
      "is the release's own rendering, without what the API adds."},
     {"parse", CMD_PARSE, cmd_parse, "", 0, 0, "completion text to structured JSON",
      "Input: {\"completion\":\"...\",\"thinking_mode\":\"chat\"|\"thinking\"}. Output: reasoning, "
-     "content and tool calls, or an error. A truncated call is never returned as a call."},
+     "content and tool calls, or an error: the release's own grammar. A truncated call is never "
+     "returned as a call."},
     {"logits", CMD_LOGITS, cmd_logits, "", 0, 0, "token ids to logits",
      "Prints {\"vocab\":V,\"positions\":[{\"pos\":0,\"argmax\":i,\"logits\":[...]}]}: the last "
      "position, or all with --all. NaN and infinities are null."},
@@ -103,6 +104,8 @@ const struct option_def cli_options[] = {
     {"decode", 0, OPTION_FLAG, AT(decode), CMD_TOKENS, NULL, NULL, 0, 0, "ids to text"},
     {"plain", 0, OPTION_FLAG, AT(plain), CMD_TOKENS, NULL, NULL, 0, 0,
      "untrusted text: control strings stay ordinary text"},
+    {"lenient", 0, OPTION_FLAG, AT(lenient), CMD_PARSE, NULL, NULL, 0, 0,
+     "also accept the small deviations that the server accepts (docs/chat-format.md)"},
     {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT, "FILE", NULL, 0, 0,
      "the GGUF to write"},
     {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN | CMD_BENCH,
