@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""`bench`: columns, JSON, labels and refusals on the embedded mini model; synthetic models as files.
+Speeds are only checked for being there: a test machine may be busy."""
+import csv
+import io
+import math
+
+from program import *
+
+COLUMNS = ["ctx_tokens", "prefill_tokens", "prefill_tps", "gen_tokens", "gen_tps", "kvcache_bytes"]
+PLOT = os.path.join(ROOT, "tools", "plot_bench.py")
+CUT = ["--synthetic", "flash", "--layers", "2", "--ratios", "4,128", "--experts", "6", "--vocab", "320"]
+
+
+def bench(*args):
+    return good("bench", *args)
+
+
+def test_csv():
+    rows = list(csv.DictReader(io.StringIO(bench("--frontiers", "256,512", "--gen", "4", "--csv"))))
+    assert list(rows[0]) == COLUMNS and [r["ctx_tokens"] for r in rows] == ["256", "512"]
+    # behind the prompt: one warm step, two traced ones and the four that are timed
+    assert [int(r["prefill_tokens"]) for r in rows] == [256 - 7, 512 - 256 - 7]
+    for r in rows:
+        assert float(r["prefill_tps"]) > 0 and float(r["gen_tps"]) > 0 and r["gen_tokens"] == "4"
+        assert int(r["kvcache_bytes"]) > 0
+
+
+def test_json():
+    b = json.loads(bench("--frontiers", "256,1k", "--gen", "4", "--fill", "--prefill", "64", "--json"))
+    assert b["model"] == "mini" and b["random_weights"] is False and b["layers"] == b["layers_in_model"] == 5
+    assert b["read_gbs"] > 0 and b["cpu"] and b["threads"] >= 1
+    for row, ctx in zip(b["rows"], (256, 1024)):
+        assert row["ctx_tokens"] == ctx and row["filled"] is True and row["extrapolated"] is None
+        assert 64 <= row["prefill_tokens"] < 64 + 128
+        assert sum(k["layers"] for k in row["kinds"]) == 5
+        total = row["head_decode_ms"] + sum(k["decode_ms"] for k in row["kinds"])
+        assert math.isclose(total, 1000 / row["gen_tps"], rel_tol=1e-4)
+        assert math.isclose(sum(row["op_ms"].values()), total, rel_tol=1e-4)
+        assert row["bytes_per_token"] == row["head_bytes"] + sum(k["bytes"] for k in row["kinds"])
+        assert 0 < row["bandwidth_share"] == row["bandwidth_share"]
+
+
+def test_bytes_by_the_formula(work):
+    """Bytes per token against the sizes in the file: everything once, the used share of experts, one
+    row of the embedding and of the hash tables, and the cache rows."""
+    path = os.path.join(work, "mini.gguf")
+    converted(MINI_DIR, path, "q8")
+    tensors = json.loads(good("inspect", "--json", path))["tensors"]
+    config = json.load(open(os.path.join(MINI_DIR, "config.json"), encoding="utf-8"))
+    used, experts = config["num_experts_per_tok"], config["n_routed_experts"]
+    weights = 0
+    for t in tensors:
+        size, name = t["bytes"], t["name"]
+        if "_exps" in name:
+            size = size * used // experts
+        elif name == "token_embd.weight" or "tid2eid" in name:
+            size //= config["vocab_size"]
+        weights += size
+    b = json.loads(bench("-m", path, "--frontiers", "512", "--gen", "4", "--json"))
+    row = b["rows"][0]
+    rope, head = config["qk_rope_head_dim"], config["head_dim"]
+    cache_row = (head - rope) + 2 * rope + -(-((head - rope) // 64) // 8) * 8
+    index_row = config["index_head_dim"] // 2 + config["index_head_dim"] // 32
+    cache = 0
+    for ratio in config["compress_ratios"][:b["layers"]]:
+        n = min(512, config["sliding_window"])
+        if ratio == 4:
+            n += min(512 // 4, config["index_topk"])
+            cache += 512 // 4 * index_row if 512 // 4 > config["index_topk"] else 0
+        elif ratio:
+            n += 512 // ratio
+        cache += n * cache_row
+    assert row["bytes_per_token"] == weights + cache, (row["bytes_per_token"], weights, cache)
+
+
+def test_text():
+    text = bench("--frontiers", "256", "--gen", "4", "--fill", "--prefill", "64")
+    assert "256*" in text and "random rows" in text and "GB/s" in text and "extrapolated" not in text
+
+
+def test_kernels():
+    args = ["--kernels", "--formats", "q8_0,F32", "--decode-only", "--cpu-mask", "1", "-t", "1"]
+    b = json.loads(bench(*args, "--json"))
+    assert [(k["format"], k["tier"], k["threads"]) for k in b["kernels"]] == [("Q8_0", "c", 1), ("F32", "c", 1)]
+    assert all(k["gbs"] > 0 and k["read_gbs"] > 0 for k in b["kernels"])
+    assert b["machine"][0]["int8_gops"] > 0 and b["machine"][0]["f32_gflops"] > 0
+    rows = list(csv.DictReader(io.StringIO(bench(*args, "--csv"))))
+    assert [r["format"] for r in rows] == ["Q8_0", "F32"]
+
+
+def test_synthetic_file(work):
+    """A small cut as a file: passes every check, is measured, and is extrapolated with a label."""
+    path = os.path.join(work, "cut.gguf")
+    assert bench(*CUT, "--save", path) == ""
+    assert "all checks passed" in good("inspect", "--check", path)
+    tensors = sorted(json.loads(good("inspect", "--json", path))["tensors"], key=lambda t: t["offset"])
+    end = tensors[0]["offset"]
+    for t in tensors:  # the running-sum rule: no gaps but padding to 32
+        assert t["offset"] == end, t["name"]
+        end = t["offset"] + -(-t["bytes"] // 32) * 32
+    assert end == os.path.getsize(path)
+    out = json.loads(good("logits", "-m", path, "--ids", "1,2,3,4,5,6,7,8,9", "--all", "--json"))
+    for p in out["positions"]:
+        spread = math.sqrt(sum(x * x for x in p["logits"]) / out["vocab"])
+        assert 0.2 < spread < 5, (p["pos"], spread)  # None would fail: all are finite
+    b = json.loads(bench("-m", path, "--frontiers", "256", "--gen", "2", "--fill", "--prefill", "16", "--json"))
+    assert b["random_weights"] is True and b["layers"] == 2 and b["layers_in_model"] == 43
+    kinds = {k["ratio"]: k["layers_in_model"] for k in b["rows"][0]["kinds"]}
+    assert kinds == {4: 21, 128: 20}
+    assert b["rows"][0]["extrapolated"] is None  # the cut has no window layer
+
+
+def test_synthetic_in_memory():
+    args = ["--synthetic", "flash", "--layers", "3", "--experts", "6", "--vocab", "320"]
+    b = json.loads(bench(*args, "--frontiers", "256", "--gen", "2", "--fill", "--prefill", "16", "--json"))
+    assert b["layers"] == 3 and 0 < b["rows"][0]["extrapolated"]["gen_tps"] < b["rows"][0]["gen_tps"]
+
+
+def test_refusals(work):
+    for needle, args in (
+            ("either -m or --synthetic", ["-m", "x", "--synthetic", "flash"]),
+            ("go with --synthetic", ["--layers", "4"]), ("go with --synthetic", ["--save", "x"]),
+            ("goes with --layers", ["--synthetic", "flash", "--ratios", "0,4"]),
+            ("names 2 layers", ["--synthetic", "flash", "--ratios", "0,4", "--layers", "3"]),
+            ("such as 0,4,128,4", ["--synthetic", "flash", "--ratios", "0,x", "--layers", "2"]),
+            ("44 layers", ["--synthetic", "flash", "--layers", "44"]),
+            ("3 experts", ["--synthetic", "flash", "--layers", "1", "--experts", "3"]),
+            ("ascending", ["--frontiers", "2k,1k"]), ("ascending", ["--frontiers", "x"]),
+            ("empty", ["--frontiers", ""]), ("beyond", ["--frontiers", "64m"]),
+            ("room", ["--frontiers", "8"]), ("room", ["--frontiers", "256,257"]),
+            ("either --csv or --json", ["--csv", "--json"]), ("weight format", ["--kernels", "--formats", "q9"]),
+            ("go with --kernels", ["--formats", "q8_0"]), ("not a model", ["--kernels", "-m", "x"]),
+            ("either --standard or", ["--standard", "--frontiers", "2k"])):
+        bad(2, needle, "bench", *args)
+    # more than this machine has: refused before anything is allocated, with the lever
+    bad(1, "--layers", "bench", "--synthetic", "pro", "--recipe", "f32")
+    bad(1, "disk space", "bench", "--synthetic", "pro", "--recipe", "f32", "--save", os.path.join(work, "x.gguf"))
+    assert os.listdir(work) == [n for n in os.listdir(work) if not n.startswith("x.gguf")]
+
+
+def test_plot(work):
+    """The plot script draws what bench wrote, with and without matplotlib."""
+    path = os.path.join(work, "bench.csv")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(bench("--frontiers", "256,512", "--gen", "4", "--csv"))
+    out = os.path.join(work, "bench.svg")
+    python(PLOT, path, "-o", out, "--plain")
+    with open(out, encoding="utf-8") as f:
+        svg = f.read()
+    assert svg.startswith("<svg") and svg.count("<polyline") == 2 and "bench.csv" in svg
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
