@@ -146,4 +146,46 @@ setup_tests() {
     fi
 }
 
+# arm64_libs DIR: unpacks the arm64 packages that the tests need into DIR. apt works on lists and a
+# package status of its own there, so the machine's packages stay as they are. Needs no root.
+arm64_libs() {
+    local dir=$1 apt deb link target
+    [ -e "$dir/.complete" ] && return 0
+    rm -rf "$dir"
+    mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/debs" || return 1
+    dir=$(cd "$dir" && pwd)
+    : >"$dir/apt/status"
+    apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Sandbox::User=
+        -o Dir::State::Lists="$dir/apt/lists" -o Dir::State::Status="$dir/apt/status"
+        -o Dir::Cache="$dir/apt/cache")
+    "${apt[@]}" update || return 1
+    (cd "$dir/apt/debs" && "${apt[@]}" download liblzma5 liblzma-dev libedit2 libedit-dev libbsd0 libmd0 \
+        libtinfo6 libcmocka0 libcmocka-dev) || return 1
+    for deb in "$dir"/apt/debs/*.deb; do
+        dpkg-deb -x "$deb" "$dir" || return 1
+    done
+    rm -rf "$dir/apt"
+    # Links for the linker that name the place a library has when installed.
+    for link in "$dir"/usr/lib/aarch64-linux-gnu/*.so; do
+        target=$(readlink "$link")
+        case "$target" in /*) ln -sfn "$dir$target" "$link" ;; esac
+    done
+    : >"$dir/.complete"
+}
+
+# setup_arm64: cross compiler, emulator and libraries for the preset arm64. Fails with a reason.
+setup_arm64() {
+    local missing
+    case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64) ;;
+    *) say "cross building for arm64 is set up on Linux x86-64 only"; return 1 ;;
+    esac
+    have apt-get || { say "cross building for arm64 is set up with apt-get only"; return 1; }
+    missing="$(deb_missing_programs aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+        qemu-aarch64-static:qemu-user-static)$(deb_missing libc6-dev-arm64-cross)"
+    # shellcheck disable=SC2086
+    (apt_install $missing) || { say "no cross compiler or emulator to be had: $missing"; return 1; }
+    arm64_libs build/arm64-libs || { say "the arm64 libraries cannot be fetched"; return 1; }
+}
+
 n_cores() { getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2; }
