@@ -32,6 +32,7 @@ enum chat_marker {
     MARK_DSML,
     MARK_COUNT
 };
+extern const enum control_token marker_tokens[MARK_COUNT];
 const char *marker_text(enum chat_marker m);
 
 void events_emit(struct chat_events *e, enum chat_event_kind kind, struct slice text);

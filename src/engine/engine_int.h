@@ -73,6 +73,12 @@ struct fathom_session {
     uint32_t logit_end; /* tokens before the one that the last row predicts */
 };
 
+/* Tokens queued and not computed. */
+static inline uint32_t session_pending(const fathom_session *s)
+{
+    return s->n_ids - s->kv.n;
+}
+
 /* step.c: row i of the last step's logits; reads it if the host does not see the memory. */
 const float *engine_logits_row(fathom_engine *e, uint32_t i);
 /* step.c: the pick record of row i, copied. */

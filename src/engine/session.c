@@ -119,7 +119,7 @@ const uint32_t *fathom_session_ids(const fathom_session *s)
 }
 uint32_t fathom_session_pending(const fathom_session *s)
 {
-    return s->n_ids - s->kv.n;
+    return session_pending(s);
 }
 void fathom_session_cancel(fathom_session *s)
 {

@@ -65,7 +65,7 @@ static int check_work(fathom_engine *e, const fathom_work *work, uint32_t n_work
                            i);
         }
         s->seen_call = e->calls;
-        uint32_t pending = fathom_session_pending(s);
+        uint32_t pending = session_pending(s);
         if (work[i].n_tok == 0 || work[i].n_tok > pending) {
             return err_set(err, FATHOM_EINVAL, "step: %u tokens of a session with %u pending",
                            work[i].n_tok, pending);
