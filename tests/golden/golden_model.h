@@ -145,7 +145,7 @@ static const struct golden_tensor GOLDEN_LAYER[] = {
     {"attn_sinks.weight", "attn.attn_sink", GOLDEN_H, 0, 0, 0, false},
     {"attn_output_a.weight", "attn.wo_a.weight", GOLDEN_HEADS_ALL / GOLDEN_OG,
      GOLDEN_OG *GOLDEN_OL, 0, 0, true},
-    {"attn_output_b.weight", "attn.wo_b.weight", GOLDEN_OG *GOLDEN_OL, GOLDEN_D, 0, 0, false},
+    {"attn_output_b.weight", "attn.wo_b.weight", GOLDEN_OG *GOLDEN_OL, GOLDEN_D, 0, 0, true},
     {"attn_compressor_kv.weight", "attn.compressor.wkv.weight", GOLDEN_D, GOLDEN_X_KHD, 0,
      GOLDEN_COMP, false},
     {"attn_compressor_gate.weight", "attn.compressor.wgate.weight", GOLDEN_D, GOLDEN_X_KHD, 0,

@@ -160,15 +160,19 @@ static void grouped_a8(struct op_test *t, const struct image *ref, const struct 
     a8_of_f32(t, &o->part[0].y, &o->y_act, t->s.n_tok, cpu);
 }
 
-/* Grouped rows (wo_a), output in both forms, any column count for floats. */
+/* Grouped rows (wo_a), output in both forms, any column count for floats; groups narrower than a
+ * block of 32 rows, or ending inside one, too. */
 static void test_linear_grouped(void **state)
 {
     (void)state;
-    for (uint64_t round = 0; round < 4; round++) {
+    static const uint32_t group_rows[] = {64, 64, 64, 64, 16, 48, 8, 16, 48, 8};
+    static const uint32_t n_groups[] = {2, 3, 2, 3, 2, 2, 4, 4, 4, 8};
+    static const uint32_t n_toks[] = {1, 6, 19, 64, 5, 3, 30, 64, 1, 12};
+    for (uint64_t round = 0; round < ARRAY_LEN(n_toks); round++) {
         struct op_test t;
-        uint32_t n_tok = (uint32_t[]){1, 6, 19, 64}[round], groups = 2 + (uint32_t)round % 2;
+        uint32_t n_tok = n_toks[round], groups = n_groups[round];
         bool a8 = round % 2;
-        uint32_t k = a8 ? 96 : 70, rows = groups * 64;
+        uint32_t k = a8 ? 96 : 70, rows = groups * group_rows[round];
         t_begin(&t, "LINEAR grouped", 300 + round, limits(n_tok));
         struct op *op = program_op(t.p, OP_LINEAR, 0, "t");
         op->linear.x = t_arena(&t, "x", FORM_F32, ROWS_TOK, groups * k, 1);

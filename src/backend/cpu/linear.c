@@ -2,7 +2,8 @@
  *
  * Rows are cut into blocks of 32, which is also the A8 block, so the worker that has the sums of a
  * block can finish it: write floats, write the 8-bit form, apply SwiGLU, or update the residual
- * streams. A block never crosses the border of a row group (wo_a). Read next: moe.c. */
+ * streams. Where a block crosses the border of a row group (narrow groups of wo_a), it is multiplied
+ * in segments, one per group. Read next: moe.c. */
 #include <string.h>
 
 #include "backend/cpu/prod.h"
@@ -19,30 +20,39 @@ static uint32_t linear_groups(const struct op_linear *o)
     return o->groups > 1 ? o->groups : 1;
 }
 
-/* Block b of the op: its part, rows and input columns. */
+/* Block b of the op: its part and rows. */
 struct linear_block {
-    uint32_t part, r0, n_row, col0;
+    uint32_t part, r0, n_row;
 };
-
-static uint32_t part_blocks(const struct op_linear *o, uint32_t part)
-{
-    uint32_t groups = linear_groups(o);
-    return groups * blocks_of(o->part[part].w.rows / groups);
-}
 
 static struct linear_block linear_block(const struct op_linear *o, uint32_t b)
 {
     uint32_t part = 0;
-    while (b >= part_blocks(o, part)) {
-        b -= part_blocks(o, part++);
+    while (b >= blocks_of(o->part[part].w.rows)) {
+        b -= blocks_of(o->part[part++].w.rows);
     }
-    const struct opmat *m = &o->part[part].w;
-    uint32_t group_rows = m->rows / linear_groups(o), per = blocks_of(group_rows);
-    uint32_t g = b / per, in_group = b % per * KERN_ROWS;
-    return (struct linear_block){.part = part,
-                                 .r0 = g * group_rows + in_group,
-                                 .n_row = MIN(group_rows - in_group, (uint32_t)KERN_ROWS),
-                                 .col0 = g * m->cols};
+    uint32_t r0 = b * KERN_ROWS;
+    return (struct linear_block){
+        .part = part, .r0 = r0, .n_row = MIN(o->part[part].w.rows - r0, (uint32_t)KERN_ROWS)};
+}
+
+/* The products of a block to out[0]. The rows of a group read columns of their own; segments go
+ * through out[1], because kernels may write whole blocks. */
+static void linear_products(struct prod_x *px, const struct op_linear *o,
+                            const struct linear_block *lb, struct prod_tmp *tmp)
+{
+    const struct opmat *m = &o->part[lb->part].w;
+    uint32_t group_rows = m->rows / linear_groups(o), r = 0;
+    while (r < lb->n_row) {
+        uint32_t at = lb->r0 + r, g = at / group_rows;
+        uint32_t n = MIN(lb->n_row - r, (g + 1) * group_rows - at);
+        bool whole = n == lb->n_row;
+        prod_block(px, m, 0, at, n, g * m->cols, tmp->out[whole ? 0 : 1]);
+        for (uint32_t t = 0; !whole && t < px->n; t++) {
+            memcpy(tmp->out[0][t] + r, tmp->out[1][t], n * sizeof(float));
+        }
+        r += n;
+    }
 }
 
 static void linear_scratch(const struct exec *e, const struct op *op, struct carve *c)
@@ -65,7 +75,7 @@ static void linear_item(struct worker *w, const struct op_linear *o, struct prod
     prod_x_set(&px, w, tmp, &o->x, &o->x_act, NULL, it->t0, it->n_tok);
     for (uint32_t b = it->b0; b < it->b1; b++) {
         struct linear_block lb = linear_block(o, b);
-        prod_block(&px, &o->part[lb.part].w, 0, lb.r0, lb.n_row, lb.col0, tmp->out[0]);
+        linear_products(&px, o, &lb, tmp);
         for (uint32_t t = 0; t < it->n_tok; t++) {
             out_put(w, &o->part[lb.part].y, lb.part == 0 ? &o->y_act : &none, it->t0 + t, lb.r0,
                     tmp->out[0][t], lb.n_row);
@@ -80,7 +90,7 @@ static void linear_run(struct worker *w, const struct op *op)
     for (uint32_t p = 0; p < o->n_part; p++) {
         cols = MAX(cols, o->part[p].w.cols);
         acts |= prod_act(&o->part[p].w);
-        n_block += part_blocks(o, p);
+        n_block += blocks_of(o->part[p].w.rows);
     }
     struct carve c = {.base = w->mem};
     struct prod_tmp tmp;
@@ -108,8 +118,11 @@ static const char *linear_supports(const struct program *p, const struct op *op)
         }
     }
     uint32_t rows = o->part[0].w.rows;
-    if (rows % groups != 0 || (opnd_present(&o->y_act) && rows / groups % KERN_ROWS != 0)) {
-        return "rows of a group must be a multiple of 32 for 8-bit output";
+    if (rows == 0 || rows % groups != 0) {
+        return "rows must divide into the groups";
+    }
+    if (opnd_present(&o->y_act) && rows % KERN_ROWS != 0) {
+        return "rows must be a multiple of 32 for 8-bit output";
     }
     return NULL;
 }
