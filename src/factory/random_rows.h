@@ -21,7 +21,8 @@ struct random_rows {
 };
 
 /* Rows of `cols` values around mean with standard deviation dev. Float types: near-Gaussian. Block
- * formats: uniform random codes, mean 0 whatever is asked, and scales that give that deviation.
+ * formats: uniform random codes, mean near 0 whatever is asked (codes from -8 to 7 are half a step off),
+ * and scales that give that deviation.
  * FATHOM_EUNSUPPORTED for types without a known scale, FATHOM_EINVAL if cols does not fit the block. */
 int random_rows_init(struct random_rows *g, uint32_t type, uint64_t cols, float mean, float dev,
                      uint64_t seed, fathom_err *err);

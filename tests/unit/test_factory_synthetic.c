@@ -24,7 +24,7 @@
 enum { COLS = 1024, ROWS = 64 };
 
 /* Mean and spread of the decoded values, all of them finite. Uniform codes: the tolerance covers
- * 65536 values and the step of a power-of-two scale. */
+ * 65536 values, codes that reach from -8 to 7, and the step of a power-of-two scale. */
 static void check_rows(uint32_t type, float mean, float dev)
 {
     struct random_rows g;
@@ -48,7 +48,7 @@ static void check_rows(uint32_t type, float mean, float dev)
     }
     double got = sqrt(squares / n - sum / n * (sum / n));
     double rel = type == QT_MXFP4 ? 0.45 : 0.10;
-    if (fabs(sum / n - (double)mean) > 0.1 * (double)dev || fabs(got / (double)dev - 1) > rel) {
+    if (fabs(sum / n - (double)mean) > 0.15 * (double)dev || fabs(got / (double)dev - 1) > rel) {
         fail_msg("%s: mean %g, deviation %g; asked for %g, %g", qformat(type)->name, sum / n,
                  got, (double)mean, (double)dev);
     }
