@@ -42,9 +42,9 @@ struct grid {
     alignas(16) float level[8][MAX_ENTRIES], square[8][MAX_ENTRIES];
 };
 
-static struct grid grid_iq2_xxs = {256, 8, 12, 1.2f, 0.86f, 0.125f, .halves = false};
-static struct grid grid_iq2_xs = {512, 8, 14, 1.2f, 0.88f, 0.125f, .halves = true};
-static struct grid grid_iq3_xxs = {256, 4, 24, 1.25f, 0.943f, 0.25f, .halves = false};
+static struct grid grid_iq2_xxs = {256, 8, 14, 1.6f, 0.86f, 0.125f, .halves = false};
+static struct grid grid_iq2_xs = {512, 8, 14, 1.6f, 0.86f, 0.125f, .halves = true};
+static struct grid grid_iq3_xxs = {256, 4, 24, 1.6f, 0.93f, 0.25f, .halves = false};
 
 static void grid_build(struct grid *g, const uint8_t *table)
 {

@@ -209,6 +209,23 @@ static void try_near(const struct affine *f, struct quad *q, const struct scales
     }
 }
 
+/* Tries every s, with the m that follows it from (a, b): a group with one large element has
+ * good choices far apart. */
+static void try_all(const struct affine *f, struct quad *q, const struct scales *sc, f32x4 a,
+                    f32x4 b, f32x4 *least)
+{
+    f32x4 inverse_m = inverse4(splat4(sc->m.d));
+    for (float s = 0.0f; s <= f->scales; s += 1.0f) {
+        f32x4 try_a = splat4(s * sc->d.d), follow = b + (try_a - a) * q->slope;
+        f32x4 m = round4(clamp4(follow * inverse_m, 0.0f, f->scales));
+        f32x4 e = error_at(f, q, try_a, m * sc->m.d);
+        i32x4 better = e < *least;
+        *least = select4(better, e, *least);
+        q->at.s = select4(better, splat4(s), q->at.s);
+        q->at.m = select4(better, m, q->at.m);
+    }
+}
+
 /* First choice of s and m: near all three real-valued solutions. Returns the error. */
 static float choose_first(const struct affine *f, struct quad *q, int n,
                           const struct scales *sc)
@@ -225,14 +242,17 @@ static float choose_first(const struct affine *f, struct quad *q, int n,
     return sum4(sum);
 }
 
-/* Choice after d and dmin have changed: near the present one. */
+/* Choice after d and dmin have changed: near the present one or (`all`) with every s. */
 static float choose_again(const struct affine *f, struct quad *q, int n,
-                          const struct scales *old, const struct scales *sc)
+                          const struct scales *old, const struct scales *sc, bool all)
 {
     f32x4 sum = splat4(0.0f);
     for (int i = 0; i < n; i++) {
         f32x4 least = splat4(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
         try_near(f, &q[i], sc, a, b, q[i].slope, 2, &least);
+        if (all) {
+            try_all(f, &q[i], sc, a, b, &least);
+        }
         sum += least;
     }
     return sum4(sum);
@@ -296,7 +316,7 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
     for (int t = 0; t < PASSES; t++) {
         struct scales next = refit(f, b, q, n, sc);
         save(best, q, n);
-        float e = choose_again(f, q, n, sc, &next);
+        float e = choose_again(f, q, n, sc, &next, t == 0 && f->scales < 16.0f);
         if (!(e < least)) {
             restore(q, best, n);
             break;

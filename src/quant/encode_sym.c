@@ -7,9 +7,7 @@
  * further to one side, so both signs of s are tried. The search: per group the best real scale
  * over many ranges; a common d; then, while the error of the decoded block falls, least squares
  * for d and a new choice of s among its neighbours.
- * With scale a and the codes chosen for it, the error is a (a sum w l^2 - 2 sum w x l) plus a
- * constant, so the same two sums serve for trials, choices and the fit. Four groups are worked
- * on at once, one per lane. */
+ * Four groups are worked on at once, one per lane. */
 #include "quant/encode_sym.h"
 
 #include <pthread.h>
@@ -25,14 +23,17 @@ struct symmetric {
     bool iq4;                    /* levels: IQ4 values instead of all integers */
     float low, high;             /* lowest and highest level */
     float scale_low, scale_high; /* range of s */
+    bool all_scales;             /* trying every s is affordable */
     float open, clip; /* ranges tried: largest element at |low| - open .. |low| + clip */
 };
 
-static const struct symmetric SYM_Q3_K = {16, false, -4.0f, 3.0f, -32.0f, 31.0f, 0.9f, 1.6f};
-static const struct symmetric SYM_Q6_K = {16,      false,  -32.0f, 31.0f,
-                                          -128.0f, 127.0f, 1.1f,   1.2f};
-static const struct symmetric SYM_IQ4_XS = {32,     true,  -127.0f, 113.0f,
-                                            -32.0f, 31.0f, 24.0f,   24.0f};
+static const struct symmetric SYM_Q3_K = {
+    16, false, -4.0f, 3.0f, -32.0f, 31.0f, .all_scales = true, .open = 0.9f, .clip = 1.6f};
+static const struct symmetric SYM_Q6_K = {
+    16, false, -32.0f, 31.0f, -128.0f, 127.0f, .all_scales = false, .open = 1.1f, .clip = 1.2f};
+static const struct symmetric SYM_IQ4_XS = {
+    32,           true, -127.0f, 113.0f, -32.0f, 31.0f, .all_scales = false, .open = 24.0f,
+    .clip = 24.0f};
 
 /* Nearest IQ4 value and its code for v: entry floor(2 v) + 254. Exact, because the midpoints of
  * neighbouring values are multiples of one half. */
@@ -94,6 +95,23 @@ static struct sums level_sums(const struct symmetric *f, const struct quad *q, f
                   : level_sums_of(f, false, q, inverse_a);
 }
 
+static inline f32x4 error_at_of(const struct symmetric *f, bool iq4, const struct quad *q,
+                                f32x4 a)
+{
+    f32x4 inverse_a = inverse4(a), e = splat4(0.0f);
+    for (int i = 0; i < f->size; i++) {
+        f32x4 r = q->l.x[i] - a * level4(f, iq4, q->l.x[i] * inverse_a);
+        e += q->l.w[i] * r * r;
+    }
+    return e;
+}
+
+/* Weighted error of the groups decoded with scale a, codes chosen for it. */
+static f32x4 error_at(const struct symmetric *f, const struct quad *q, f32x4 a)
+{
+    return f->iq4 ? error_at_of(f, true, q, a) : error_at_of(f, false, q, a);
+}
+
 /* Least squares for the scale with the codes of 1 / inverse_a, kept if better. */
 static void consider(const struct symmetric *f, struct quad *q, f32x4 inverse_a, f32x4 *gain)
 {
@@ -151,17 +169,18 @@ static float common_factor(const struct symmetric *f, const struct quad *q, int 
     return best;
 }
 
-/* Chooses s of all groups around the present values for scale d. Returns the error (less sum w
- * x^2). */
-static float choose(const struct symmetric *f, struct quad *q, int n, float d)
+/* Chooses s of all groups for scale d, around the present values or (`all`) from the whole
+ * range. Returns the error. */
+static float choose(const struct symmetric *f, struct quad *q, int n, float d, bool all)
 {
     f32x4 sum = splat4(0.0f);
+    int tries = all ? (int)(f->scale_high - f->scale_low) + 1 : 2 * REACH + 1;
     for (int i = 0; i < n; i++) {
-        f32x4 least = splat4(0x1p126f), s = q[i].s;
-        for (int t = -REACH; t <= REACH; t++) {
-            f32x4 try = clamp4(s + (float)t, f->scale_low, f->scale_high), a = try * d;
-            struct sums u = level_sums(f, &q[i], inverse4(a));
-            f32x4 e = a * (a * u.ll - 2.0f * u.xl);
+        f32x4 least = splat4(0x1p126f);
+        f32x4 from = all ? splat4(f->scale_low) : q[i].s - (float)REACH;
+        for (int t = 0; t < tries; t++) {
+            f32x4 try = clamp4(from + (float)t, f->scale_low, f->scale_high);
+            f32x4 e = error_at(f, &q[i], try * d);
             i32x4 better = e < least;
             least = select4(better, e, least);
             q[i].s = select4(better, try, q[i].s);
@@ -183,31 +202,67 @@ static float refit(const struct symmetric *f, const struct quad *q, int n, float
     return ss > 0 ? (float)(sx / ss) : 0.0f;
 }
 
-/* The whole search. Returns the error less that of a block of zeros. */
-static float search(const struct symmetric *f, const struct fit_block *b, struct quad *q,
-                    struct fit_scale *scale)
+static void save(f32x4 *to, const struct quad *q, int n)
+{
+    for (int i = 0; i < n; i++) {
+        to[i] = q[i].s;
+    }
+}
+
+static void restore(struct quad *q, const f32x4 *from, int n)
+{
+    for (int i = 0; i < n; i++) {
+        q[i].s = from[i];
+    }
+}
+
+/* Least squares and choices in turn while the error falls. */
+static float descend(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+                     struct fit_scale *scale, float least)
 {
     int n = FIT_N / f->size / 4;
-    *scale = fit_scale_round_up(b, common_factor(f, q, n));
-    f32x4 inverse = inverse4(splat4(scale->d)), s[FIT_MAX_QUADS];
-    for (int i = 0; i < n; i++) {
-        q[i].s = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
-    }
-    float least = choose(f, q, n, scale->d);
+    f32x4 s[FIT_MAX_QUADS];
     for (int t = 0; t < PASSES; t++) {
-        for (int i = 0; i < n; i++) {
-            s[i] = q[i].s;
-        }
+        save(s, q, n);
         struct fit_scale next = fit_scale_round(b, refit(f, q, n, scale->d));
-        float e = choose(f, q, n, next.d);
+        float e = choose(f, q, n, next.d, false);
         if (!(e < least)) {
-            for (int i = 0; i < n; i++) {
-                q[i].s = s[i];
-            }
+            restore(q, s, n);
             break;
         }
         least = e;
         *scale = next;
+    }
+    return least;
+}
+
+/* The whole search: descents from a few neighbouring scales, because the error has many local
+ * minima where a few elements have most of the weight; then, where s has few values, a choice
+ * among all of them (a group with one large element has many good ones, far apart) and another
+ * descent. Returns the error of the block as it will be decoded. */
+static float search(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+                    struct fit_scale *scale)
+{
+    static const float start[] = {1.0f, 0.992f, 1.008f, 0.98f};
+    int n = FIT_N / f->size / 4;
+    f32x4 s[FIT_MAX_QUADS];
+    float d = common_factor(f, q, n), least = 0x1p126f;
+    for (size_t t = 0; t < sizeof start / sizeof start[0]; t++) {
+        struct fit_scale next = fit_scale_round_up(b, d * start[t]);
+        f32x4 inverse = inverse4(splat4(next.d));
+        for (int i = 0; i < n; i++) {
+            q[i].s = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
+        }
+        float e = descend(f, b, q, &next, choose(f, q, n, next.d, false));
+        if (e < least) {
+            least = e;
+            *scale = next;
+            save(s, q, n);
+        }
+    }
+    restore(q, s, n);
+    if (f->all_scales) {
+        least = descend(f, b, q, scale, choose(f, q, n, scale->d, true));
     }
     return least;
 }
@@ -272,12 +327,16 @@ bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
                                 : type == QT_Q6_K ? &SYM_Q6_K
                                                   : &SYM_IQ4_XS;
     struct quad q[FIT_MAX_QUADS];
+    f32x4 zeros = splat4(0.0f); /* error of a block of zeros */
     for (int i = 0; i < FIT_N / f->size / 4; i++) {
         fit_lanes_load(&q[i].l, b, f->size, 4 * i);
         quad_fit(f, &q[i]);
+        for (int j = 0; j < f->size; j++) {
+            zeros += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
+        }
     }
-    struct fit_scale scale;
-    if (!(search(f, b, q, &scale) < 0.0f)) {
+    struct fit_scale scale = {0};
+    if (!(search(f, b, q, &scale) < sum4(zeros))) {
         return true;
     }
     write_block(type, f, q, &scale, out);
