@@ -1,14 +1,16 @@
-/* dsml.c - the calls block of a completion, from after "<｜DSML｜tool_calls" to its closing tag.
+/* dsml.c - the calls block of a completion, from after "<｜DSML｜tool_calls" to its closing
+ * tag.
  *
- * The grammar (docs/chat-format.md, "Parsing a completion") is read by a state machine that sees
- * text and markers in turn. Only the marker can begin a tag, so text between tags is checked byte
- * by byte, and a value runs until "</", the marker and "parameter" have come in a row; anything
- * less was part of the value. Arguments are sent as they arrive, as the text of a JSON object:
- * string values escaped, other values as they are.
+ * The grammar (docs/chat-format.md, "Parsing a completion") is read by a state machine that
+ * sees text and markers in turn. Only the marker can begin a tag, so text between tags is
+ * checked byte by byte, and a value runs until "</", the marker and "parameter" have come in
+ * a row; anything less was part of the value. Arguments are sent as they arrive, as the text
+ * of a JSON object: string values escaped, other values as they are.
  *
  * strict accepts what the release's parser accepts. Otherwise blanks may be missing or added
- * around tags and attributes, as vLLM and SGLang both allow; nothing else is repaired. After a
- * fault the rest is ignored and the open call never ends, so it cannot be taken for a call. */
+ * around tags and attributes, as vLLM and SGLang both allow; nothing else is repaired. After
+ * a fault the rest is ignored and the open call never ends, so it cannot be taken for a
+ * call. */
 #include "chat/events_int.h"
 #include "chat/template.h"
 #include "json/json.h"
@@ -203,8 +205,8 @@ static void tag_closed(struct chat_events *e)
     }
 }
 
-/* '<' between tags: the release wants exactly one newline before it; after the line that opens a
- * call, none or one more. */
+/* '<' between tags: the release wants exactly one newline before it; after the line that
+ * opens a call, none or one more. */
 static void less_than(struct chat_events *e)
 {
     bool fits = e->only_newlines && (e->after_line ? e->n_blank <= 1 : e->n_blank == 1);

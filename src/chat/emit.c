@@ -1,5 +1,5 @@
-/* emit.c - what both halves of the completion parser (events.c, dsml.c) send: events and the first
- * fault; the spelling of markers; and the sink that collects a whole answer. */
+/* emit.c - what both halves of the completion parser (events.c, dsml.c) send: events and the
+ * first fault; the spelling of markers; and the sink that collects a whole answer. */
 #include "chat/events_int.h"
 #include "chat/template.h"
 

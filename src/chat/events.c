@@ -1,13 +1,15 @@
-/* events.c - the front of the completion parser: tokens or text to text runs and markers, the
- * reasoning and content states. The calls block is dsml.c, what they send goes out by emit.c.
+/* events.c - the front of the completion parser: tokens or text to text runs and markers,
+ * the reasoning and content states. The calls block is dsml.c, what they send goes out by
+ * emit.c.
  *
- * Three stages. (1) Bytes become valid UTF-8 (struct detok). (2) Markers are found: by id when
- * tokens are fed, by spelling when text is fed; in the second case text that may still become a
- * marker waits in `clean`. (3) A state machine takes runs of text and markers. It holds back at
- * most "\n\n<", which may begin the calls, so no cut of the input can change what is sent.
+ * Three stages. (1) Bytes become valid UTF-8 (struct detok). (2) Markers are found: by id
+ * when tokens are fed, by spelling when text is fed; in the second case text that may still
+ * become a marker waits in `clean`. (3) A state machine takes runs of text and markers. It
+ * holds back at most "\n\n<", which may begin the calls, so no cut of the input can change
+ * what is sent.
  *
- * A marker where none belongs is left out of the text and noted as a fault; the text around it is
- * sent on, so that an answer is never lost. Next: dsml.c. */
+ * A marker where none belongs is left out of the text and noted as a fault; the text around
+ * it is sent on, so that an answer is never lost. Next: dsml.c. */
 #include "chat/events_int.h"
 #include "chat/template.h"
 

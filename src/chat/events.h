@@ -1,9 +1,9 @@
 /* events.h - a completion, as it is generated, to events: reasoning, content, tool calls.
  * Start, feed, finish. Feed sampled tokens (control tokens are known by id, so spelled-out
- * look-alikes are plain text) or text (scripted completions, `fathom parse`: control tokens are
- * known by spelling). However the input is cut, the concatenated texts of the events are the same;
- * they are valid UTF-8 and hold no byte of a control token or call tag.
- * A parser belongs to one thread and must not move while in use. */
+ * look-alikes are plain text) or text (scripted completions, `fathom parse`: control tokens
+ * are known by spelling). However the input is cut, the concatenated texts of the events are
+ * the same; they are valid UTF-8 and hold no byte of a control token or call tag. A parser
+ * belongs to one thread and must not move while in use. */
 #ifndef CHAT_EVENTS_H
 #define CHAT_EVENTS_H
 

@@ -39,8 +39,8 @@ void events_emit(struct chat_events *e, enum chat_event_kind kind, struct slice 
 /* Notes the first fault. */
 void events_fault(struct chat_events *e, const char *why);
 
-/* dsml.c: starts after "<｜DSML｜tool_calls"; takes text (returns the bytes consumed, at least one,
- * or changes the state) and markers. */
+/* dsml.c: starts after "<｜DSML｜tool_calls"; takes text (returns the bytes consumed, at least
+ * one, or changes the state) and markers. */
 void dsml_start(struct chat_events *e);
 size_t dsml_text(struct chat_events *e, const char *s, size_t n);
 void dsml_marker(struct chat_events *e, enum chat_marker m);

@@ -1,5 +1,6 @@
-/* jsonl.c - see jsonl.h. A line is read into an arena, worked on and answered; what is wrong with
- * an entry becomes {"error": ...} on its line, so that one bad entry does not stop a batch. */
+/* jsonl.c - see jsonl.h. A line is read into an arena, worked on and answered; what is wrong
+ * with an entry becomes {"error": ...} on its line, so that one bad entry does not stop a
+ * batch. */
 #include "chat/jsonl.h"
 
 #include "chat/events.h"

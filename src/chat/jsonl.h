@@ -1,4 +1,5 @@
-/* jsonl.h - one line in, one line out: the work behind `fathom render --jsonl` and `fathom parse
+/* jsonl.h - one line in, one line out: the work behind `fathom render --jsonl` and `fathom
+ * parse
  * --jsonl` (forms: product.md "Commands"; entries: tests/data/chat-vectors/README.md).
  * Thread-safe; the tokenizer is only read. */
 #ifndef CHAT_JSONL_H
@@ -7,8 +8,8 @@
 #include "chat/render.h"
 
 /* `entry` has messages and options (and may have tools, put on its first message). Appends
- * {"prompt","ids","safe_ids"} or {"error"}, without a newline. Returns 0 also for a bad entry; only
- * FATHOM_ENOMEM is an error of the call. */
+ * {"prompt","ids","safe_ids"} or {"error"}, without a newline. Returns 0 also for a bad
+ * entry; only FATHOM_ENOMEM is an error of the call. */
 int chat_render_line(struct buf *out, const struct tokenizer *t, enum chat_release release,
                      struct slice entry, fathom_err *err);
 

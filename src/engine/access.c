@@ -1,5 +1,5 @@
-/* access.c - what tools, tests and the other files of this folder read of an open engine (engine.h):
- * plain accessors, no state of their own. */
+/* access.c - what tools, tests and the other files of this folder read of an open engine
+ * (engine.h): plain accessors, no state of their own. */
 #include "engine/engine_int.h"
 
 const struct shape *engine_shape(const fathom_engine *e)

@@ -1,11 +1,12 @@
-/* engine.c - opening a model: file, shape, weights, memory plan, backend, KV pool, programs; and what
- * the public header says about engines and tokens.
+/* engine.c - opening a model: file, shape, weights, memory plan, backend, KV pool, programs;
+ * and what the public header says about engines and tokens.
  *
- * Order matters: everything that can be refused (file, sizes, memory) is checked before the first
- * large allocation. The step of each size class {1, 8, 64, chunk} is recorded and compiled here, once;
- * the classes share one arena and one host-visible buffer, because one step runs at a time.
- * Invariant: after fathom_engine_open nothing here changes but the KV pool and the last step's place.
- * Read next: step.c (a step), session.c (sequences), plan.c (the estimate). */
+ * Order matters: everything that can be refused (file, sizes, memory) is checked before the
+ * first large allocation. The step of each size class {1, 8, 64, chunk} is recorded and
+ * compiled here, once; the classes share one arena and one host-visible buffer, because one
+ * step runs at a time. Invariant: after fathom_engine_open nothing here changes but the KV
+ * pool and the last step's place. Read next: step.c (a step), session.c (sequences), plan.c
+ * (the estimate). */
 #include "engine/engine_int.h"
 
 #include <assert.h>

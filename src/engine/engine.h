@@ -25,7 +25,8 @@ const struct program *engine_program(const fathom_engine *e, uint32_t i);
 /* The class that a step of n_tok tokens uses. */
 uint32_t engine_class_of(const fathom_engine *e, uint32_t n_tok);
 
-/* The backend and its open device; the buffer of SPACE_ARENA operands, for reading in a trace. */
+/* The backend and its open device; the buffer of SPACE_ARENA operands, for reading in a
+ * trace. */
 const struct backend *engine_backend(const fathom_engine *e, struct device **dev);
 struct buffer *engine_arena(const fathom_engine *e);
 /* Traces the following steps; NULL or kinds 0 switches it off. */
@@ -34,9 +35,10 @@ void engine_trace(fathom_engine *e, const struct backend_trace *t);
 /* The sequence state of a session. */
 const struct kv_state *session_state(const fathom_session *s);
 
-/* For measurements at depth without a prefill: makes s, which must be empty, a sequence of n random
- * tokens (n a multiple of the largest ratio) with random rows of sane size. Deterministic by seed; what it
- * then computes means nothing. FATHOM_ELIMIT as fathom_session_set. */
+/* For measurements at depth without a prefill: makes s, which must be empty, a sequence of n
+ * random tokens (n a multiple of the largest ratio) with random rows of sane size.
+ * Deterministic by seed; what it then computes means nothing. FATHOM_ELIMIT as
+ * fathom_session_set. */
 int session_fill(fathom_session *s, uint32_t n, uint64_t seed, fathom_err *err);
 
 #endif

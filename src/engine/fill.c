@@ -1,6 +1,7 @@
-/* fill.c - a sequence of random tokens with random KV content, so that decoding at any depth can be
- * measured (or tested) without the prefill. The bytes are drawn directly in stored form: any code and
- * scale whose value is finite and of the size real rows have. Read next: kv/state.c (state_adopt). */
+/* fill.c - a sequence of random tokens with random KV content, so that decoding at any depth
+ * can be measured (or tested) without the prefill. The bytes are drawn directly in stored
+ * form: any code and scale whose value is finite and of the size real rows have. Read next:
+ * kv/state.c (state_adopt). */
 #include <string.h>
 
 #include "base/mem.h"

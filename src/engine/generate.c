@@ -1,10 +1,11 @@
-/* generate.c - fathom_generate: prompt in, answer out, for one session. A plain loop over the public
- * calls; whoever needs several sessions at once, masks or speculation writes the same loop over
- * fathom_step (server/sched.c does).
+/* generate.c - fathom_generate: prompt in, answer out, for one session. A plain loop over
+ * the public calls; whoever needs several sessions at once, masks or speculation writes the
+ * same loop over fathom_step (server/sched.c does).
  *
- * Text: raw bytes of tokens go through the stop matcher first and become UTF-8 last, so that stop
- * strings are found wherever tokens are cut. The end token is counted and reported to on_token, is no
- * text, and stays in the session as a pending token: the next prompt contains it. */
+ * Text: raw bytes of tokens go through the stop matcher first and become UTF-8 last, so that
+ * stop strings are found wherever tokens are cut. The end token is counted and reported to
+ * on_token, is no text, and stays in the session as a pending token: the next prompt
+ * contains it. */
 #include <string.h>
 
 #include "base/clock.h"

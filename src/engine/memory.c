@@ -1,5 +1,5 @@
-/* memory.c - how much memory this machine has, and how much of it is still to be had. Pages that
- * only cache files count as available: mapped weights live there. Read next: plan.c. */
+/* memory.c - how much memory this machine has, and how much of it is still to be had. Pages
+ * that only cache files count as available: mapped weights live there. Read next: plan.c. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* misc.c - the public functions that take neither engine nor session: version, status texts, log,
- * memory release. Thread-safe. */
+/* misc.c - the public functions that take neither engine nor session: version, status texts,
+ * log, memory release. Thread-safe. */
 #include <pthread.h>
 
 #include "base/log.h"

@@ -1,7 +1,7 @@
-/* plan.c - what a model will occupy, before anything is allocated: weights (mapped, they count in
- * full), scratch (arena and host-visible memory of the largest recorded program), and the KV pool.
- * fathom_engine_open refuses by the same numbers that fathom_plan_make prints.
- * The size formula itself is model/layout. Read next: engine.c. */
+/* plan.c - what a model will occupy, before anything is allocated: weights (mapped, they
+ * count in full), scratch (arena and host-visible memory of the largest recorded program),
+ * and the KV pool. fathom_engine_open refuses by the same numbers that fathom_plan_make
+ * prints. The size formula itself is model/layout. Read next: engine.c. */
 #include "engine/plan.h"
 
 #include <stdio.h>

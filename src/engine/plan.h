@@ -23,7 +23,8 @@ struct plan_pool {
 /* Decides the pool, or refuses with FATHOM_ENOMEM, the numbers and the lever. */
 int plan_pool(struct plan_pool *out, const struct plan_need *need, fathom_err *err);
 
-/* Longest context of one sequence for which weights, scratch and n_seq such sequences fit; 0: none. */
+/* Longest context of one sequence for which weights, scratch and n_seq such sequences fit;
+ * 0: none. */
 uint32_t plan_max_ctx(const struct plan_need *need, uint32_t n_seq);
 
 #endif

@@ -1,11 +1,11 @@
 /* sample.c - see sample.h for the definition.
  *
- * Two sources give the same ordered stream of candidates: the 64 best of the pick record, when they
- * provably suffice, or a heap over the whole row, popped only as far as needed. A token outside the
- * record has at most the logit of the record's last entry, and penalties that only lower a value keep
- * it there: so a record entry that is unchanged, or still above that bound, comes before all
- * outsiders.
- * Invariant: r->seen is all zero on return. Read next: session-level glue at the end. */
+ * Two sources give the same ordered stream of candidates: the 64 best of the pick record,
+ * when they provably suffice, or a heap over the whole row, popped only as far as needed. A
+ * token outside the record has at most the logit of the record's last entry, and penalties
+ * that only lower a value keep it there: so a record entry that is unchanged, or still above
+ * that bound, comes before all outsiders. Invariant: r->seen is all zero on return. Read
+ * next: session-level glue at the end. */
 #include "engine/sample.h"
 
 #include <math.h>
@@ -205,8 +205,8 @@ static void build_heap(struct draw *d, const float *row)
     d->from_list = false;
 }
 
-/* Takes the next candidate in order: r->sorted[n_taken] gets its id and its weight (its value if greedy);
- * false at the end. */
+/* Takes the next candidate in order: r->sorted[n_taken] gets its id and its weight (its
+ * value if greedy); false at the end. */
 static bool take(struct draw *d)
 {
     struct cand *c = &d->r->sorted[d->n_taken];
@@ -244,8 +244,8 @@ static double sum_taken(const struct draw *d, uint32_t n)
     return sum;
 }
 
-/* Candidates that top-k, top-p and min-p leave: the first n of r->sorted. Without top-k no more are
- * taken than needed. */
+/* Candidates that top-k, top-p and min-p leave: the first n of r->sorted. Without top-k no
+ * more are taken than needed. */
 static uint32_t filter(struct draw *d)
 {
     const fathom_sampling *p = d->p;

@@ -1,14 +1,15 @@
-/* sample.h - from a row of logits to a token: pure functions over a row, a pick record and the
- * tokens so far. Definition (all arithmetic in double):
+/* sample.h - from a row of logits to a token: pure functions over a row, a pick record and
+ * the tokens so far. Definition (all arithmetic in double):
  *   1 mask and NaN: what is not allowed or not a number takes no part;
  *   2 penalties on tokens among the last penalty_window: repeat (x > 0 ? x / r : x * r), then
  *     - frequency * occurrences - presence;
  *   3 order: larger value first, ties to the lower id; temperature 0 takes the first;
- *   4 weights exp((x - max) / temperature); top-k keeps the first k; top-p the shortest prefix that holds
+ *   4 weights exp((x - max) / temperature); top-k keeps the first k; top-p the shortest
+ *   prefix that holds
  *     p of the weight left by top-k; min-p those with at least min_p of the first's weight;
  *   5 draw: the first whose running sum (in order) exceeds u * sum, u from seed and position.
- * The pick record's 64 candidates are used when they are enough to know the result exactly; the result
- * is the same either way. */
+ * The pick record's 64 candidates are used when they are enough to know the result exactly;
+ * the result is the same either way. */
 #ifndef ENGINE_SAMPLE_H
 #define ENGINE_SAMPLE_H
 

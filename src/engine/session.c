@@ -1,11 +1,11 @@
-/* session.c - one sequence of tokens: the caller names the whole prefix, the session keeps what
- * agrees and queues the rest.
+/* session.c - one sequence of tokens: the caller names the whole prefix, the session keeps
+ * what agrees and queues the rest.
  *
- * ids[0..n_ids) is the target; kv.n of them are computed. After a rewind that could not keep the rings,
- * kv.n lies below the common prefix: those tokens are pending again and come first (kv/state.h); reuse
- * tells their number. Memory for the whole target is reserved when it is set, so steps cannot run
- * out of it. Frontier copies are shared between forks and dropped, oldest first, when the pool needs
- * the room. Read next: step.c, generate.c. */
+ * ids[0..n_ids) is the target; kv.n of them are computed. After a rewind that could not keep
+ * the rings, kv.n lies below the common prefix: those tokens are pending again and come
+ * first (kv/state.h); reuse tells their number. Memory for the whole target is reserved when
+ * it is set, so steps cannot run out of it. Frontier copies are shared between forks and
+ * dropped, oldest first, when the pool needs the room. Read next: step.c, generate.c. */
 #include <stdlib.h>
 #include <string.h>
 

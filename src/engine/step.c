@@ -1,9 +1,10 @@
-/* step.c - fathom_step: the pending tokens of several sessions become one step block, run on the
- * smallest size class that holds them. And where its results are: logits rows and pick records.
+/* step.c - fathom_step: the pending tokens of several sessions become one step block, run on
+ * the smallest size class that holds them. And where its results are: logits rows and pick
+ * records.
  *
- * All or nothing: everything is checked before the first sequence changes; when the backend fails, every
- * sequence finds back to where it was (state_abort). A re-run (kv/state.h) is ordinary pending work
- * except that its rows have no logits: they need not be exact.
+ * All or nothing: everything is checked before the first sequence changes; when the backend
+ * fails, every sequence finds back to where it was (state_abort). A re-run (kv/state.h) is
+ * ordinary pending work except that its rows have no logits: they need not be exact.
  * Invariant: nothing is allocated here. Read next: kv/state.c, op/step.h. */
 #include <string.h>
 
@@ -85,7 +86,8 @@ static int check_work(fathom_engine *e, const fathom_work *work, uint32_t n_work
     return 0;
 }
 
-/* Which rows of this share get logits: token rows [first, first + n). Tokens of a re-run have none. */
+/* Which rows of this share get logits: token rows [first, first + n). Tokens of a re-run
+ * have none. */
 static uint32_t wanted(const fathom_session *s, const fathom_work *w, uint32_t *first)
 {
     uint32_t n0 = s->kv.n, end = n0 + w->n_tok;

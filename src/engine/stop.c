@@ -1,8 +1,8 @@
-/* stop.c - stop strings over a byte stream. Each string has its own matcher (failure links of
- * Knuth, Morris and Pratt), so a byte costs a few comparisons however the stream is cut. Bytes that
- * may still begin a stop string are held: their number is the longest prefix that any matcher has
- * matched. Where several strings end at one byte the longest counts: it began first.
- * Read next: generate.c. */
+/* stop.c - stop strings over a byte stream. Each string has its own matcher (failure links
+ * of Knuth, Morris and Pratt), so a byte costs a few comparisons however the stream is cut.
+ * Bytes that may still begin a stop string are held: their number is the longest prefix that
+ * any matcher has matched. Where several strings end at one byte the longest counts: it
+ * began first. Read next: generate.c. */
 #include <stdlib.h>
 #include <string.h>
 

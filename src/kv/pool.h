@@ -1,11 +1,12 @@
-/* pool.h - the engine's KV memory: pages of compressed rows and state slots, inside two backend
- * buffers that are sized once and touched lazily. Pages are shared between sequences by reference
- * count; who wants to write into a shared page takes a new one first (kv/state.c).
+/* pool.h - the engine's KV memory: pages of compressed rows and state slots, inside two
+ * backend buffers that are sized once and touched lazily. Pages are shared between sequences
+ * by reference count; who wants to write into a shared page takes a new one first
+ * (kv/state.c).
  *
- * Admission. Whoever will need pages reserves them before any work starts (pool_reserve); taking a page
- * spends one reservation and therefore cannot fail. One ledger counts every byte: pages and slots in
- * use and frontier copies (host memory), which may occupy what pages do not; when pages need the room, the
- * `relieve` hook drops frontiers.
+ * Admission. Whoever will need pages reserves them before any work starts (pool_reserve);
+ * taking a page spends one reservation and therefore cannot fail. One ledger counts every
+ * byte: pages and slots in use and frontier copies (host memory), which may occupy what
+ * pages do not; when pages need the room, the `relieve` hook drops frontiers.
  *
  * Owned by the engine. Thread rule: engine thread. */
 #ifndef KV_POOL_H
@@ -36,7 +37,8 @@ struct kv_pool {
     bool poison; /* tests: fill what is handed out with 0xff bytes */
 };
 
-/* Allocates the buffers (nothing is touched). n_pages may be 0 only if the layout has no pages. */
+/* Allocates the buffers (nothing is touched). n_pages may be 0 only if the layout has no
+ * pages. */
 int pool_open(struct kv_pool *p, const struct backend *be, struct device *dev,
               const struct layout *l, uint32_t n_slots, uint32_t n_pages, fathom_err *err);
 /* Everything must have been given back. A pool that was never opened ({0}) is fine. */

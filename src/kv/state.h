@@ -1,16 +1,18 @@
-/* state.h - one sequence: its page table, its state slot, how far it is computed, and what of its
- * rings is still good (kv-store.md 2.3, 2.4).
+/* state.h - one sequence: its page table, its state slot, how far it is computed, and what
+ * of its rings is still good (kv-store.md 2.3, 2.4).
  *
- * Positions. Tokens [0, n) are computed. Rows of groups that end at or below `keep` exist in the
- * pages although n may be smaller: tokens [n, keep) are computed again ("re-run") to rebuild window
- * and compressor inputs, reading those rows. A re-run has no logits; keep <= n when none is under way.
+ * Positions. Tokens [0, n) are computed. Rows of groups that end at or below `keep` exist in
+ * the pages although n may be smaller: tokens [n, keep) are computed again ("re-run") to
+ * rebuild window and compressor inputs, reading those rows. A re-run has no logits; keep <=
+ * n when none is under way.
  *
- * Rewinding to n' tries, cheapest first: nothing to do (rings are V slots longer than needed); ring and
- * boundary copy of a multiple of A, then <= A - 1 + A tokens again; a frontier copy; an exact re-run from so
- * far back that what does not exist cannot matter. All give the same bits.
+ * Rewinding to n' tries, cheapest first: nothing to do (rings are V slots longer than
+ * needed); ring and boundary copy of a multiple of A, then <= A - 1 + A tokens again; a
+ * frontier copy; an exact re-run from so far back that what does not exist cannot matter.
+ * All give the same bits.
  *
- * A step: state_begin, submit and wait, state_commit; state_abort if the step failed.
- * Owned by a session; borrows the pool. Thread rule: engine thread. */
+ * A step: state_begin, submit and wait, state_commit; state_abort if the step failed. Owned
+ * by a session; borrows the pool. Thread rule: engine thread. */
 #ifndef KV_STATE_H
 #define KV_STATE_H
 
@@ -32,7 +34,8 @@ struct kv_state {
     uint32_t bound[2]; /* multiple of A whose boundary copy is valid in each place; 0: none */
 };
 
-/* Takes a slot; FATHOM_ELIMIT if none is free. cap_tokens: longest sequence, sizes the page table. */
+/* Takes a slot; FATHOM_ELIMIT if none is free. cap_tokens: longest sequence, sizes the page
+ * table. */
 int state_init(struct kv_state *st, struct kv_pool *p, uint32_t cap_tokens, fathom_err *err);
 /* Gives everything back. {0} is fine. */
 void state_fini(struct kv_state *st);
@@ -43,18 +46,18 @@ static inline uint32_t state_rows(const struct kv_state *st)
     return st->n > st->keep ? st->n : st->keep;
 }
 
-/* Would a rewind to n_keep (<= rows), then growing to n_total tokens, find enough pages? Changes
- * nothing. */
+/* Would a rewind to n_keep (<= rows), then growing to n_total tokens, find enough pages?
+ * Changes nothing. */
 bool state_fits(const struct kv_state *st, uint32_t n_keep, uint32_t n_total);
-/* Reserves the pages for growing to n_total tokens (a shared page that will be written included);
- * FATHOM_ELIMIT, with the numbers, leaves everything as it was. */
+/* Reserves the pages for growing to n_total tokens (a shared page that will be written
+ * included); FATHOM_ELIMIT, with the numbers, leaves everything as it was. */
 int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err);
 
 /* Makes the pages of [n, n + n_tok) writable where rows will be written and marks the rings as
  * written. The pages must be reserved (assert). */
 void state_begin(struct kv_state *st, uint32_t n_tok);
-/* This sequence's share of the step block: state, n0, n_tok, start, keep, n_page; pages[0..n_page) are
- * copied. The rest is the caller's. */
+/* This sequence's share of the step block: state, n0, n_tok, start, keep, n_page;
+ * pages[0..n_page) are copied. The rest is the caller's. */
 void state_step(const struct kv_state *st, uint32_t n_tok, struct step_seq *seq,
                 uint32_t *pages);
 void state_commit(struct kv_state *st, uint32_t n_tok);
@@ -66,7 +69,8 @@ struct kv_plan {
     uint32_t keep;                   /* = n' */
     const struct frontier *frontier; /* the one to use */
 };
-/* The cheapest way back to n' <= state_rows; front: candidates (those beyond n' are ignored). */
+/* The cheapest way back to n' <= state_rows; front: candidates (those beyond n' are
+ * ignored). */
 struct kv_plan state_plan(const struct kv_state *st, uint32_t n_new,
                           struct frontier *const *front, uint32_t n_front);
 /* Rewinds by that plan. Pages beyond n' are given back; pending reservations stay. */
@@ -81,17 +85,19 @@ int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
                struct frontier *const *front, uint32_t n_front, uint32_t cap_tokens,
                fathom_err *err);
 
-/* A frontier at the last multiple of A; NULL if the rings no longer hold it, m is 0, or memory is out. */
+/* A frontier at the last multiple of A; NULL if the rings no longer hold it, m is 0, or
+ * memory is out. */
 struct frontier *state_checkpoint(const struct kv_state *st);
 
-/* Rows from elsewhere (a disk store, a benchmark). On a sequence without tokens: takes pages for n tokens, which
- * the caller fills with the rows of [0, n); nothing is computed yet (n = 0, keep = n). Then state_rewind(n) finds
- * the way on, with a frontier or a re-run. */
+/* Rows from elsewhere (a disk store, a benchmark). On a sequence without tokens: takes pages
+ * for n tokens, which the caller fills with the rows of [0, n); nothing is computed yet (n =
+ * 0, keep = n). Then state_rewind(n) finds the way on, with a frontier or a re-run. */
 int state_adopt(struct kv_state *st, uint32_t n, fathom_err *err);
 /* Instead: the caller has written the slot as well, as it would be at keep, a multiple of A. */
 void state_assume(struct kv_state *st);
 
-/* Where an exact re-run that must be right at n' has to begin (kv-store.md 2.4): a multiple of A. */
+/* Where an exact re-run that must be right at n' has to begin (kv-store.md 2.4): a multiple
+ * of A. */
 uint32_t layout_rerun_start(const struct layout *l, uint32_t n_new);
 
 #endif

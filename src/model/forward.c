@@ -1,6 +1,6 @@
-/* forward.c - the model's step as a recorded program: embedding, layers [l0, l1), head. What a layer
- * computes is in attn.c and ffn.c; this file holds the order. There is one recording for decode,
- * verification, batches and prefill: size classes differ in row counts. */
+/* forward.c - the model's step as a recorded program: embedding, layers [l0, l1), head. What
+ * a layer computes is in attn.c and ffn.c; this file holds the order. There is one recording
+ * for decode, verification, batches and prefill: size classes differ in row counts. */
 #include "model/forward.h"
 
 #include "model/record_int.h"

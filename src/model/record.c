@@ -1,5 +1,6 @@
-/* record.c - what the recorders of the half-layers share: operands, activation forms, and the
- * hyper-connection pair of ops that opens every half-layer. Read next: attn.c, ffn.c, head.c. */
+/* record.c - what the recorders of the half-layers share: operands, activation forms, and
+ * the hyper-connection pair of ops that opens every half-layer. Read next: attn.c, ffn.c,
+ * head.c. */
 #include "model/record_int.h"
 #include "quant/formats.h"
 

@@ -1,8 +1,9 @@
-/* random_model.h - small random DeepSeek V4 models of many shapes, as GGUF files in memory, for tests
- * that compare an engine with itself. Shapes follow the constraints of model.md 1; values have the
- * size that keeps activations near 1, so that rounding, selection and saturation all happen. Tensors
- * are filled by the seed and their order; block formats without an encoder get random codes with a
- * sane scale. Everything is static; any failure prints its reason and aborts.
+/* random_model.h - small random DeepSeek V4 models of many shapes, as GGUF files in memory,
+ * for tests that compare an engine with itself. Shapes follow the constraints of model.md 1;
+ * values have the size that keeps activations near 1, so that rounding, selection and
+ * saturation all happen. Tensors are filled by the seed and their order; block formats
+ * without an encoder get random codes with a sane scale. Everything is static; any failure
+ * prints its reason and aborts.
  *
  *     struct random_model m;
  *     random_model_make(&m, &(struct random_config){.seed = 1, ...});   // zero fields: defaults

@@ -1,8 +1,8 @@
-/* The determinism contract (docs/kv-store.md 2.7), on random small models of many shapes and weight
- * types, on every backend of this build: the logits and the stored rows of a token are the same bits
- * whether the tokens come one at a time, in chunks of any size, beside other sequences, on any number
- * of threads, or after rewinding, forking and re-running. Every KV byte that was not written is
- * poison (--debug poison-kv), so reading one shows.
+/* The determinism contract (docs/kv-store.md 2.7), on random small models of many shapes and
+ * weight types, on every backend of this build: the logits and the stored rows of a token
+ * are the same bits whether the tokens come one at a time, in chunks of any size, beside
+ * other sequences, on any number of threads, or after rewinding, forking and re-running.
+ * Every KV byte that was not written is poison (--debug poison-kv), so reading one shows.
  *
  * FATHOM_TEST_LONG=1: more models, longer sequences and scripts. */
 #include <setjmp.h>

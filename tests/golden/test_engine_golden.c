@@ -333,10 +333,10 @@ static double rms_difference(uint32_t from, uint32_t to)
     return sqrt(sum / ((to - from) * GOLDEN_V));
 }
 
-/* Q8_0 matrices with 8-bit activations against the same file with F32 activations. Logits have a
- * standard deviation of about 1; rounding alone moves them by about 0.02 (every position before the
- * first choice of another expert or row, which moves a position by 0.1 to 0.3). And the A8 results
- * are as independent of chunks as any. */
+/* Q8_0 matrices with 8-bit activations against the same file with F32 activations. Logits
+ * have a standard deviation of about 1; rounding alone moves them by about 0.02 (every
+ * position before the first choice of another expert or row, which moves a position by 0.1
+ * to 0.3). And the A8 results are as independent of chunks as any. */
 static void test_a8_profile(void **state)
 {
     struct golden_run r;
@@ -374,8 +374,8 @@ static void test_threads(void **state)
     }
 }
 
-/* Every logit of every position beside the reference backend's. Simulations off: no rounding can
- * flip, and the golden choices of experts and rows have wide margins. */
+/* Every logit of every position beside the reference backend's. Simulations off: no rounding
+ * can flip, and the golden choices of experts and rows have wide margins. */
 static void test_against_ref(void **state)
 {
     struct golden_run r = open_run(&backend_ref, &f32_model, false, 64);

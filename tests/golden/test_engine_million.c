@@ -1,7 +1,8 @@
-/* The end of a context of a million tokens, without its prefill: pages and rings hold random rows
- * (session_fill), the last tokens are computed. cpu gives the same bits one at a time and in chunks of
- * any size, and agrees with ref. Without the simulations nothing is rounded to coarse steps, so the two
- * differ by rounding of sums only: 1e-3 absolute on logits of size 1. */
+/* The end of a context of a million tokens, without its prefill: pages and rings hold random
+ * rows (session_fill), the last tokens are computed. cpu gives the same bits one at a time
+ * and in chunks of any size, and agrees with ref. Without the simulations nothing is rounded
+ * to coarse steps, so the two differ by rounding of sums only: 1e-3 absolute on logits of
+ * size 1. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

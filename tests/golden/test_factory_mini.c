@@ -1,11 +1,15 @@
-/* The mini model from checkpoint to answers: converted here, opened, compared with the independent
- * numpy run of tests/data/mini-model/eval.
- *   reference.jsonl: at every step of 20 greedy continuations the same best token and the same top-5
- *   logits: within 1e-3 with the simulations off. With them on the reference keeps F32 rotary parts,
+/* The mini model from checkpoint to answers: converted here, opened, compared with the
+ * independent numpy run of tests/data/mini-model/eval.
+ *   reference.jsonl: at every step of 20 greedy continuations the same best token and the
+ *   same top-5
+ *   logits: within 1e-3 with the simulations off. With them on the reference keeps F32
+ *   rotary parts,
  *   which native rows round to bf16; single rounding flips then move a step by up to 0.7 (numpy
- *   with that rounding, reference.py --sim on, deviates by the same amounts): 99 % of the logits
+ *   with that rounding, reference.py --sim on, deviates by the same amounts): 99 % of the
+ *   logits
  *   within 0.05, all within 1, and every best token the same.
- *   tasks.jsonl: 325 prompts with known answers, decoded greedily with several sessions in a step
+ *   tasks.jsonl: 325 prompts with known answers, decoded greedily with several sessions in a
+ *   step
  *   and prefixes shared; at least 97 % must be exact, in BF16 and in Q8_0.
  * FATHOM_TEST_TASKS=N runs every N-th task only. */
 #include <math.h>

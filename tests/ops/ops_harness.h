@@ -1,7 +1,9 @@
-/* ops_harness.h - builds small programs with random weights and inputs and runs them on backends.
+/* ops_harness.h - builds small programs with random weights and inputs and runs them on
+ * backends.
  *
  * Memory starts as poison (0xFF: NaN, -1, NaN codes); inputs are every operand that some op
- * reads before any op writes it, plus whatever the test puts into STATE and PAGE. A check runs
+ * reads before any op writes it, plus whatever the test puts into STATE and PAGE. A check
+ * runs
  *   1. ref and cpu: outputs within the tolerance the test states;
  *   2. cpu on every tier and with 1, 2, 3 and 7 workers: all memory bit-identical (NaN = NaN);
  *   3. cpu token by token: what survives, and STATE and PAGE, bit-identical to the whole step;
@@ -163,8 +165,8 @@ static inline void t_seq(struct op_test *t, struct step_seq q)
     t->seq[i] = q;
 }
 
-/* Finishes the program, makes the poisoned memory and fills the inputs. Pages are dealt out in a
- * scrambled order from a pool of n_pages. */
+/* Finishes the program, makes the poisoned memory and fills the inputs. Pages are dealt out
+ * in a scrambled order from a pool of n_pages. */
 static inline void t_finish(struct op_test *t, uint32_t n_pages)
 {
     fathom_err err = {0};
@@ -563,8 +565,9 @@ static inline void check_a8(const struct op_test *t, const struct opnd *o, uint6
 }
 
 enum { T_SPLIT = 1 };
-/* The whole check. Outputs: F32 rows within tol of the row's largest value, A8 within one step
- * beyond that, integers equal (tol INFINITY: not compared with ref); `more` (may be NULL) checks what is special. */
+/* The whole check. Outputs: F32 rows within tol of the row's largest value, A8 within one
+ * step beyond that, integers equal (tol INFINITY: not compared with ref); `more` (may be
+ * NULL) checks what is special. */
 static inline void t_check(struct op_test *t, double tol, int flags,
                            void (*more)(struct op_test *, const struct image *ref,
                                         const struct image *cpu))

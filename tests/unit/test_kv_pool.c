@@ -1,6 +1,6 @@
-/* Pool and ledger: pages and slots are handed out once, counted and given back; admission promises
- * no more than there is; frontiers occupy what pages leave; and the one size formula gives the
- * figures of docs/kv-store.md for Flash and Pro. */
+/* Pool and ledger: pages and slots are handed out once, counted and given back; admission
+ * promises no more than there is; frontiers occupy what pages leave; and the one size
+ * formula gives the figures of docs/kv-store.md for Flash and Pro. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -263,8 +263,8 @@ static void test_admission(void **state)
     assert_true(b.pages[1] != old && b.pages[1] != a.pages[1]);
     assert_int_equal(p.ref[a.pages[1]], 1);
     state_commit(&b, 64 - b.n);
-    /* Six pages: a has three, b one and a half shared; a fork with a partial page must be refused
-     * when none is free, and leave no trace. */
+    /* Six pages: a has three, b one and a half shared; a fork with a partial page must be
+     * refused when none is free, and leave no trace. */
     assert_int_equal(state_reserve(&a, 160, &err), 0);
     uint32_t free_slots = p.n_free_slot;
     err = (fathom_err){0};

@@ -1,10 +1,11 @@
-/* The state of a sequence against a toy model in which every value is a hash of what it was made
- * from: x of layer l at position p hashes the window rows, the compressed rows and its own input,
- * so that a single missing, stale or inexact ring slot anywhere changes the result. The toy writes the
- * real buffers by the rules of op/op.h (COMPRESS, RING_STORE) and op/step.h; pool, state and frontier
- * are the real ones, with memory poisoned. Random scripts of steps, verification with rejected rows,
- * rewinds, checkpoints, forks and failed steps must reproduce the straight computation exactly, also at
- * the end of a context of a million tokens.
+/* The state of a sequence against a toy model in which every value is a hash of what it was
+ * made from: x of layer l at position p hashes the window rows, the compressed rows and its
+ * own input, so that a single missing, stale or inexact ring slot anywhere changes the
+ * result. The toy writes the real buffers by the rules of op/op.h (COMPRESS, RING_STORE) and
+ * op/step.h; pool, state and frontier are the real ones, with memory poisoned. Random
+ * scripts of steps, verification with rejected rows, rewinds, checkpoints, forks and failed
+ * steps must reproduce the straight computation exactly, also at the end of a context of a
+ * million tokens.
  *
  * FATHOM_TEST_LONG=1 runs 20 times as many scripts. */
 #include <setjmp.h>
