@@ -210,134 +210,164 @@ static void test_hc(void **state)
 
 /* ---- experts ---- */
 
-/* ROUTE with ties, a NaN logit and a bias; MOE_UP and MOE_DOWN per token without grouping. h exists
- * in A8 form only. */
-static void test_experts(void **state)
-{
-    (void)state;
-    enum { E = 6, K = 3, D = 32, F = 64, HC = 2, NT = 7 };
-    struct bench b;
-    bench_open(&b);
-    const float bias[E] = {0, 0, 0.5f, 0, 0, -0.5f};
-    uint16_t wb = add_weight(&b, QT_F32, 1, 1, E, bias);
-    uint16_t w1 = add_weight(&b, QT_Q8_0, E, F, D, NULL),
-             w3 = add_weight(&b, QT_F16, E, F, D, NULL);
-    uint16_t w2 = add_weight(&b, QT_Q8_0, E, D, F, NULL),
-             ws = add_weight(&b, QT_F32, 1, D, F, NULL);
-    struct op_route r = {.z = tensor(&b, FORM_F32, ROWS_TOK, E, 1),
-                         .bias = {wb},
-                         .table = {WEIGHT_NONE},
-                         .idx = tensor(&b, FORM_I32, ROWS_TOK, K, 1),
-                         .wt = tensor(&b, FORM_F32, ROWS_TOK, K, 1),
-                         .off = tensor(&b, FORM_I32, ROWS_ONE, E + 1, 1),
-                         .pair = tensor(&b, FORM_I32, ROWS_ONE, T_MAX * K, 1),
-                         .n_expert = E,
-                         .k = K,
-                         .scale = 1.5f};
-    program_op(b.p, OP_ROUTE, 0, "test")->route = r;
-    struct op_moe_up u = {.x = tensor(&b, FORM_F32, ROWS_TOK, D, 1),
-                          .w1 = mat(&b, w1, FORM_F32),
-                          .w3 = mat(&b, w3, FORM_F32),
-                          .idx = r.idx,
-                          .wt = r.wt,
-                          .off = r.off,
-                          .pair = r.pair,
-                          .h_act = tensor(&b, FORM_A8, ROWS_PAIR, F, K),
-                          .n_expert = E,
-                          .k = K,
-                          .f = F,
-                          .lim = 0.75f};
-    program_op(b.p, OP_MOE_UP, 0, "test")->moe_up = u;
-    struct op_moe_down d = {.h_act = u.h_act,
-                            .hs = tensor(&b, FORM_F32, ROWS_TOK, F, 1),
-                            .w2 = mat(&b, w2, FORM_A8),
-                            .shared = mat(&b, ws, FORM_F32),
-                            .idx = r.idx,
-                            .off = r.off,
-                            .pair = r.pair,
-                            .hc_x = tensor(&b, FORM_F32, ROWS_TOK, HC * D, 1),
-                            .post = tensor(&b, FORM_F32, ROWS_TOK, HC, 1),
-                            .comb = tensor(&b, FORM_F32, ROWS_TOK, HC * HC, 1),
-                            .n_expert = E,
-                            .k = K,
-                            .hc = HC,
-                            .d = D};
-    program_op(b.p, OP_MOE_DOWN, 0, "test")->moe_down = d;
-    bench_ready(&b);
-    r = b.p->ops[0].route;
-    u = b.p->ops[1].moe_up;
-    d = b.p->ops[2].moe_down;
-    set_rows(&b, &r.z, NT, 4);
-    set_rows(&b, &u.x, NT, 1);
-    set_rows(&b, &d.hs, NT, 1);
-    set_rows(&b, &d.post, NT, 1); /* streams and comb stay zero: X[k] = post[k] * y */
-    float *z0 = io_row(&b, &r.z, 0), *z1 = io_row(&b, &r.z, 1);
-    for (int e = 0; e < E; e++) {
-        z0[e] = 1;                 /* ties: 2 by its bias, then 0 and 1 */
-        z1[e] = e == 2 ? NAN : 30; /* 2 is out; 0, 1, 3 */
-    }
-    run(&b, 0, NT, 0, 0, false);
+enum { XE = 6, XK = 3, XD = 32, XF = 64, XHC = 2, XNT = 7 }; /* sizes of test_experts */
 
-    const uint32_t tied[2][K] = {{0, 1, 2}, {0, 1, 3}};
-    assert_memory_equal(io_row(&b, &r.idx, 0), tied[0], sizeof tied[0]);
-    assert_memory_equal(io_row(&b, &r.idx, 1), tied[1], sizeof tied[1]);
-    const uint32_t *off = io_row(&b, &r.off, 0), *pair = io_row(&b, &r.pair, 0);
+struct experts {
+    struct op_route r;
+    struct op_moe_up u;
+    struct op_moe_down d;
+    uint16_t w1, w3, w2, ws;
+};
+
+/* Records ROUTE, MOE_UP, MOE_DOWN; h exists in A8 form only. */
+static void record_experts(struct bench *b, struct experts *x)
+{
+    const float bias[XE] = {0, 0, 0.5f, 0, 0, -0.5f};
+    uint16_t wb = add_weight(b, QT_F32, 1, 1, XE, bias);
+    x->w1 = add_weight(b, QT_Q8_0, XE, XF, XD, NULL);
+    x->w3 = add_weight(b, QT_F16, XE, XF, XD, NULL);
+    x->w2 = add_weight(b, QT_Q8_0, XE, XD, XF, NULL);
+    x->ws = add_weight(b, QT_F32, 1, XD, XF, NULL);
+    x->r = (struct op_route){.z = tensor(b, FORM_F32, ROWS_TOK, XE, 1),
+                             .bias = {wb},
+                             .table = {WEIGHT_NONE},
+                             .idx = tensor(b, FORM_I32, ROWS_TOK, XK, 1),
+                             .wt = tensor(b, FORM_F32, ROWS_TOK, XK, 1),
+                             .off = tensor(b, FORM_I32, ROWS_ONE, XE + 1, 1),
+                             .pair = tensor(b, FORM_I32, ROWS_ONE, T_MAX * XK, 1),
+                             .n_expert = XE,
+                             .k = XK,
+                             .scale = 1.5f};
+    program_op(b->p, OP_ROUTE, 0, "test")->route = x->r;
+    x->u = (struct op_moe_up){.x = tensor(b, FORM_F32, ROWS_TOK, XD, 1),
+                              .w1 = mat(b, x->w1, FORM_F32),
+                              .w3 = mat(b, x->w3, FORM_F32),
+                              .idx = x->r.idx,
+                              .wt = x->r.wt,
+                              .off = x->r.off,
+                              .pair = x->r.pair,
+                              .h_act = tensor(b, FORM_A8, ROWS_PAIR, XF, XK),
+                              .n_expert = XE,
+                              .k = XK,
+                              .f = XF,
+                              .lim = 0.75f};
+    program_op(b->p, OP_MOE_UP, 0, "test")->moe_up = x->u;
+    x->d = (struct op_moe_down){.h_act = x->u.h_act,
+                                .hs = tensor(b, FORM_F32, ROWS_TOK, XF, 1),
+                                .w2 = mat(b, x->w2, FORM_A8),
+                                .shared = mat(b, x->ws, FORM_F32),
+                                .idx = x->r.idx,
+                                .off = x->r.off,
+                                .pair = x->r.pair,
+                                .hc_x = tensor(b, FORM_F32, ROWS_TOK, XHC * XD, 1),
+                                .post = tensor(b, FORM_F32, ROWS_TOK, XHC, 1),
+                                .comb = tensor(b, FORM_F32, ROWS_TOK, XHC * XHC, 1),
+                                .n_expert = XE,
+                                .k = XK,
+                                .hc = XHC,
+                                .d = XD};
+    program_op(b->p, OP_MOE_DOWN, 0, "test")->moe_down = x->d;
+    bench_ready(b);
+    x->r = b->p->ops[0].route;
+    x->u = b->p->ops[1].moe_up;
+    x->d = b->p->ops[2].moe_down;
+}
+
+/* Pairs are grouped by expert, then by token, and name the slot they came from. */
+static void check_groups(struct bench *b, const struct op_route *r)
+{
+    const uint32_t *off = io_row(b, &r->off, 0), *pair = io_row(b, &r->pair, 0);
     assert_int_equal(off[0], 0);
-    assert_int_equal(off[E], NT * K);
-    for (uint32_t e = 0; e < E; e++) {
+    assert_int_equal(off[XE], XNT * XK);
+    for (uint32_t e = 0; e < XE; e++) {
         for (uint32_t i = off[e]; i < off[e + 1]; i++) {
-            const uint32_t *idx = io_row(&b, &r.idx, pair[i] / K);
-            assert_int_equal(idx[pair[i] % K], e);
+            const uint32_t *idx = io_row(b, &r->idx, pair[i] / XK);
+            assert_int_equal(idx[pair[i] % XK], e);
             assert_true(i == off[e] || pair[i - 1] < pair[i]);
         }
     }
-    for (uint32_t t = 0; t < NT; t++) {
-        const uint32_t *idx = io_row(&b, &r.idx, t);
-        const float *wt = io_row(&b, &r.wt, t), *z = io_row(&b, &r.z, t);
-        const float *x = io_row(&b, &u.x, t), *hs = io_row(&b, &d.hs, t);
-        double sum = 0, y[D];
-        for (int s = 0; s < K; s++) {
-            sum += sqrt(log1p(exp((double)z[idx[s]])));
-            assert_true(s == 0 || idx[s - 1] < idx[s]);
+}
+
+/* The hidden vector of one (token, slot), checked against its A8 form; y += w2 of it. */
+static void check_pair(struct bench *b, const struct experts *x, uint32_t t, int s, double *y)
+{
+    uint32_t e = ((const uint32_t *)io_row(b, &x->r.idx, t))[s];
+    const float *in = io_row(b, &x->u.x, t), *wt = io_row(b, &x->r.wt, t);
+    float h[XF];
+    for (uint32_t f = 0; f < XF; f++) {
+        double g = 0, up = 0;
+        for (uint32_t i = 0; i < XD; i++) {
+            size_t at = ((size_t)e * XF + f) * XD + i;
+            g += (double)b->wf[x->w1][at] * (double)in[i];
+            up += (double)b->wf[x->w3][at] * (double)in[i];
         }
-        for (int i = 0; i < D; i++) {
-            y[i] = 0;
-            for (int f = 0; f < F; f++) {
-                y[i] += (double)b.wf[ws][i * F + f] * (double)hs[f];
-            }
+        g = fmin(g, 0.75);
+        up = fmax(fmin(up, 0.75), -0.75);
+        h[f] = (float)(g / (1 + exp(-g)) * up * (double)wt[s]);
+    }
+    unsigned char *a8 = io_row(b, &x->u.h_act, t * XK + (uint32_t)s), want[XF * 10 / 8];
+    act8_encode(h, 0, XF, XF, want);
+    for (uint32_t f = 0; f < XF; f++) { /* a code may flip where double and float part */
+        assert_true(abs(act8_q(a8)[f] - act8_q(want)[f]) <= 1);
+        double v = (double)act8_d(a8, XF)[f / 32] * act8_q(a8)[f];
+        for (uint32_t i = 0; i < XD; i++) {
+            y[i] += (double)b->wf[x->w2][((size_t)e * XD + i) * XF + f] * v;
         }
-        for (int s = 0; s < K; s++) {
-            double w = sqrt(log1p(exp((double)z[idx[s]]))) / sum * 1.5;
-            near((double)wt[s], w, 1e-6);
-            float h[F];
-            for (int f = 0; f < F; f++) {
-                double g = 0, up = 0;
-                for (int i = 0; i < D; i++) {
-                    size_t at = ((size_t)idx[s] * F + f) * D + i;
-                    g += (double)b.wf[w1][at] * (double)x[i];
-                    up += (double)b.wf[w3][at] * (double)x[i];
-                }
-                g = fmin(g, 0.75);
-                up = fmax(fmin(up, 0.75), -0.75);
-                h[f] = (float)(g / (1 + exp(-g)) * up * (double)wt[s]);
-            }
-            unsigned char *a8 = io_row(&b, &u.h_act, t * K + s), want[F * 10 / 8];
-            act8_encode(h, 0, F, F, want);
-            for (int f = 0; f < F;
-                 f++) { /* a code may flip where double and float rounding part */
-                assert_true(abs(act8_q(a8)[f] - act8_q(want)[f]) <= 1);
-                double v = (double)act8_d(a8, F)[f / 32] * act8_q(a8)[f];
-                for (int i = 0; i < D; i++) {
-                    y[i] += (double)b.wf[w2][((size_t)idx[s] * D + i) * F + f] * v;
-                }
-            }
+    }
+}
+
+static void check_token(struct bench *b, const struct experts *x, uint32_t t)
+{
+    const uint32_t *idx = io_row(b, &x->r.idx, t);
+    const float *wt = io_row(b, &x->r.wt, t), *z = io_row(b, &x->r.z, t);
+    const float *hs = io_row(b, &x->d.hs, t);
+    double sum = 0, y[XD];
+    for (int s = 0; s < XK; s++) {
+        sum += sqrt(log1p(exp((double)z[idx[s]])));
+        assert_true(s == 0 || idx[s - 1] < idx[s]);
+    }
+    for (int i = 0; i < XD; i++) {
+        y[i] = 0;
+        for (int f = 0; f < XF; f++) {
+            y[i] += (double)b->wf[x->ws][i * XF + f] * (double)hs[f];
         }
-        const float *xnew = io_row(&b, &d.hc_x, t), *post = io_row(&b, &d.post, t);
-        for (int k = 0; k < HC; k++) {
-            for (int i = 0; i < D; i++) {
-                near((double)xnew[k * D + i], (double)post[k] * y[i], 2e-6);
-            }
+    }
+    for (int s = 0; s < XK; s++) {
+        near((double)wt[s], sqrt(log1p(exp((double)z[idx[s]]))) / sum * 1.5, 1e-6);
+        check_pair(b, x, t, s, y);
+    }
+    const float *xnew = io_row(b, &x->d.hc_x, t), *post = io_row(b, &x->d.post, t);
+    for (int k = 0; k < XHC; k++) {
+        for (int i = 0; i < XD; i++) {
+            near((double)xnew[k * XD + i], (double)post[k] * y[i], 2e-6);
         }
+    }
+}
+
+/* ROUTE with ties, a NaN logit and a bias; MOE_UP and MOE_DOWN per token without grouping. */
+static void test_experts(void **state)
+{
+    (void)state;
+    struct bench b;
+    struct experts x;
+    bench_open(&b);
+    record_experts(&b, &x);
+    set_rows(&b, &x.r.z, XNT, 4);
+    set_rows(&b, &x.u.x, XNT, 1);
+    set_rows(&b, &x.d.hs, XNT, 1);
+    set_rows(&b, &x.d.post, XNT, 1); /* streams and comb stay zero: X[k] = post[k] * y */
+    float *z0 = io_row(&b, &x.r.z, 0), *z1 = io_row(&b, &x.r.z, 1);
+    for (int e = 0; e < XE; e++) {
+        z0[e] = 1;                 /* ties: 2 by its bias, then 0 and 1 */
+        z1[e] = e == 2 ? NAN : 30; /* 2 is out; 0, 1, 3 */
+    }
+    run(&b, 0, XNT, 0, 0, false);
+    const uint32_t tied[2][XK] = {{0, 1, 2}, {0, 1, 3}};
+    assert_memory_equal(io_row(&b, &x.r.idx, 0), tied[0], sizeof tied[0]);
+    assert_memory_equal(io_row(&b, &x.r.idx, 1), tied[1], sizeof tied[1]);
+    check_groups(&b, &x.r);
+    for (uint32_t t = 0; t < XNT; t++) {
+        check_token(&b, &x, t);
     }
     bench_close(&b);
 }
