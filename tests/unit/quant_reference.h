@@ -378,6 +378,9 @@ static void ref_grid_block(const struct ref_grid *g, const float *x, const float
         int code[32], steps = 2 * g->levels - 1, trial[8];
         float e = ref_positive(g->group, steps - 1, gx, gw, code) * (float)(steps - 2);
         e = g->levels == 3 ? e : max;
+        if (!(e > 0)) { /* no importance anywhere in the group */
+            continue;
+        }
         for (int t = g->levels == 3 ? -6 : -15; t <= (g->levels == 3 ? 6 : 15); t++) {
             float r = ((float)steps + (g->levels == 3 ? 0.1f : 0.2f) * (float)t) / e;
             ref_grid_group(g, gx, gw, r, trial, &xq, &qq);
