@@ -300,25 +300,21 @@ static float start_scale(const struct grid *g, const struct fit_block *b,
         most = max4(most, gr[i].best);
     }
     float top = most[0] > most[2] ? most[0] : most[2];
-    float d = top * 1.15f / (31.0f * g->unit), best_d = 0.0f, least = 0x1p126f;
+    float d = top * 1.15f / (31.0f * g->unit), best = 0.0f, least = 0x1p126f;
     for (int t = 0; t < D_STEPS; t++) {
-        struct fit_scale s = fit_scale_round(b, d);
+        struct fit_scale s = fit_scale_round_up(b, d);
         f32x4 sum = splat4(0.0f);
-        for (int i = 0; s.d > 0.0f && i < GROUPS; i++) {
+        for (int i = 0; i < GROUPS; i++) {
             sum += group_scale(g, &gr[i], s.d * g->unit, 2, &c);
         }
         float error = sum4(sum);
-        if (s.d > 0.0f && error < least) {
+        if (error < least) {
             least = error;
-            best_d = s.d;
+            best = s.d;
         }
         d *= 0.95f;
     }
-    if (best_d ==
-        0.0f) { /* below the f16 range: its smallest step may still be better than 0 */
-        best_d = 0x1p-24f / b->unit;
-    }
-    return best_d;
+    return best;
 }
 
 /* Fixes multiples and lines of all groups for scale d; returns the error. */
@@ -364,7 +360,7 @@ static float search(const struct grid *g, const struct fit_block *b, const struc
                     struct fit_scale *scale, struct choice *out)
 {
     struct choice next[GROUPS];
-    *scale = fit_scale_round(b, start_scale(g, b, gr));
+    *scale = fit_scale_round_up(b, start_scale(g, b, gr));
     float least = choose(g, gr, scale->d, out);
     for (int t = 0; t < REFITS; t++) {
         struct fit_scale s = fit_scale_round(b, refit(g, out));

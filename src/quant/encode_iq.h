@@ -7,8 +7,8 @@
 
 #include "quant/encode_fit.h"
 
-/* Writes one block. True if its scale did not fit an f16 (too small: the block is all zeros;
- * too large: it is saturated). Thread-safe; the first call builds the tables. */
+/* Writes one block over zeros. True if its scale did not fit an f16 (too small: the block stays
+ * all zeros; too large: saturated). Thread-safe; the first call builds the tables. */
 bool iq_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out);
 
 #endif
