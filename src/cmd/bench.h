@@ -19,6 +19,7 @@ struct bench_reader {
     unsigned char *p;  /* borrowed, 64-byte aligned */
     size_t bytes;
     struct cpu_peak peak;
+    uint32_t streams;
     uint64_t keep[TEAM_MAX];
 };
 /* Bytes of a working set that streams from memory: several times the last-level cache. */
@@ -27,9 +28,11 @@ const char *bench_cpu_name(void); /* as the system reports it; static buffer */
 int bench_reader_open(struct bench_reader *r, const void *p, size_t bytes, uint32_t threads,
                       fathom_err *err);
 void bench_reader_close(struct bench_reader *r);
-/* One pass over the block; GB/s. */
-double bench_read_pass(struct bench_reader *r);
-/* Best of several passes of a block of its own. */
+/* One pass over the block; GB/s. Each worker reads its part as this many streams in turn: 1 is the
+ * plain read loop, several keep more of the memory's prefetchers busy. */
+enum { BENCH_PLAIN = 1, BENCH_STREAMS = 4 };
+double bench_read_pass(struct bench_reader *r, uint32_t streams);
+/* Best of several passes of either kind over a block of its own. */
 int bench_read_gbs(double *gbs, uint32_t threads, fathom_err *err);
 /* Best rates of the register-only loops on all workers, in 1e9 operations per second. */
 void bench_peaks(struct bench_reader *r, double *int8_gops, double *f32_gflops);

@@ -48,7 +48,8 @@ static void check_rows(uint32_t type, float mean, float dev)
     }
     double got = sqrt(squares / n - sum / n * (sum / n));
     double rel = type == QT_MXFP4 ? 0.45 : 0.10;
-    if (fabs(sum / n - (double)mean) > 0.15 * (double)dev || fabs(got / (double)dev - 1) > rel) {
+    if (fabs(sum / n - (double)mean) > 0.15 * (double)dev ||
+        fabs(got / (double)dev - 1) > rel) {
         fail_msg("%s: mean %g, deviation %g; asked for %g, %g", qformat(type)->name, sum / n,
                  got, (double)mean, (double)dev);
     }
