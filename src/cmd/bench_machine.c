@@ -71,24 +71,15 @@ void bench_reader_close(struct bench_reader *r)
 /* Bytes that each worker reads. */
 static size_t share_bytes(const struct bench_reader *r)
 {
-    const size_t unit = (size_t)READ_PIECE * BENCH_STREAMS;
+    const size_t unit = (size_t)PEAK_PIECE * BENCH_STREAMS * 4;
     return r->bytes / team_size(r->team) / unit * unit;
 }
 
 static void read_share(void *ctx, uint32_t rank)
 {
     struct bench_reader *r = ctx;
-    size_t per = share_bytes(r), one = per / r->streams;
-    const unsigned char *p = r->p + rank * per;
-    if (r->streams == BENCH_PLAIN) {
-        r->keep[rank] += r->peak.read(p, per);
-        return;
-    }
-    for (size_t i = 0; i < one; i += READ_PIECE) {
-        for (size_t k = 0; k < r->streams; k++) {
-            r->keep[rank] += r->peak.read(p + k * one + i, READ_PIECE);
-        }
-    }
+    size_t per = share_bytes(r);
+    r->keep[rank] += r->peak.read(r->p + rank * per, per, r->streams);
 }
 
 double bench_read_pass(struct bench_reader *r, uint32_t streams)

@@ -9,13 +9,16 @@
 
 enum { LANES = 32 };
 
-static uint64_t read_c(const void *p, size_t n)
+static uint64_t read_c(const void *p, size_t n, uint32_t streams)
 {
-    const uint64_t *v = p;
+    size_t one = n / streams;
     uint64_t sum[8] = {0};
-    for (size_t i = 0; i < n / 8; i += 8) {
-        for (size_t k = 0; k < 8; k++) {
-            sum[k] += v[i + k];
+    for (size_t at = 0; at < one; at += PEAK_PIECE) {
+        for (size_t s = 0; s < streams; s++) {
+            const uint64_t *v = (const uint64_t *)((const char *)p + s * one + at);
+            for (size_t i = 0; i < PEAK_PIECE / 8; i++) {
+                sum[i % 8] += v[i];
+            }
         }
     }
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];

@@ -7,10 +7,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { PEAK_PIECE = 256 };
+
 struct cpu_peak {
     const char *name, *int8_name, *f32_name; /* the instructions used */
-    /* Sums n bytes (64-byte aligned, n a multiple of 512) as words; the sum keeps the loads alive. */
-    uint64_t (*read)(const void *p, size_t n);
+    /* Sums n bytes (64-byte aligned) as words; the sum keeps the loads alive. streams: parts of equal
+     * length read in turn, PEAK_PIECE bytes each; 1 reads straight ahead. n is a multiple of both. */
+    uint64_t (*read)(const void *p, size_t n, uint32_t streams);
     /* n rounds of register-only work; returns a value to be kept. */
     uint64_t (*int8)(uint64_t n);
     float (*f32)(uint64_t n);

@@ -7,15 +7,17 @@
 
 enum { ACCS = 12 };
 
-static uint64_t read_avx2(const void *p, size_t n)
+static uint64_t read_avx2(const void *p, size_t n, uint32_t streams)
 {
-    const __m256i *v = p;
+    size_t one = n / streams;
     __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
                     _mm256_setzero_si256()};
-    for (size_t i = 0; i < n / 32; i += 8) {
-        for (size_t k = 0; k < 4; k++) {
-            s[k] = _mm256_add_epi64(s[k], _mm256_load_si256(v + i + k));
-            s[k] = _mm256_add_epi64(s[k], _mm256_load_si256(v + i + 4 + k));
+    for (size_t at = 0; at < one; at += PEAK_PIECE) {
+        for (size_t k = 0; k < streams; k++) {
+            const __m256i *v = (const __m256i *)((const char *)p + k * one + at);
+            for (size_t i = 0; i < PEAK_PIECE / sizeof *v; i++) {
+                s[i % 4] = _mm256_add_epi64(s[i % 4], _mm256_load_si256(v + i));
+            }
         }
     }
     uint64_t out[4];

@@ -6,15 +6,17 @@
 
 enum { ACCS = 12 };
 
-static uint64_t read_avx512(const void *p, size_t n)
+static uint64_t read_avx512(const void *p, size_t n, uint32_t streams)
 {
-    const __m512i *v = p;
+    size_t one = n / streams;
     __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
                     _mm512_setzero_si512()};
-    for (size_t i = 0; i < n / 64; i += 8) {
-        for (size_t k = 0; k < 4; k++) {
-            s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(v + i + k));
-            s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(v + i + 4 + k));
+    for (size_t at = 0; at < one; at += PEAK_PIECE) {
+        for (size_t k = 0; k < streams; k++) {
+            const __m512i *v = (const __m512i *)((const char *)p + k * one + at);
+            for (size_t i = 0; i < PEAK_PIECE / sizeof *v; i++) {
+                s[i % 4] = _mm512_add_epi64(s[i % 4], _mm512_load_si512(v + i));
+            }
         }
     }
     s[0] = _mm512_add_epi64(_mm512_add_epi64(s[0], s[1]), _mm512_add_epi64(s[2], s[3]));
