@@ -32,8 +32,8 @@ void bench_reader_close(struct bench_reader *r);
  * plain read loop, several keep more of the memory's prefetchers busy. */
 enum { BENCH_PLAIN = 1, BENCH_STREAMS = 4 };
 double bench_read_pass(struct bench_reader *r, uint32_t streams);
-/* Best of several passes of either kind over a block of its own. */
-int bench_read_gbs(double *gbs, uint32_t threads, fathom_err *err);
+/* Best read (of either kind, over a block of its own) and best integer rate. */
+int bench_limits(double *read_gbs, double *int8_gops, uint32_t threads, fathom_err *err);
 /* Best rates of the register-only loops on all workers, in 1e9 operations per second. */
 void bench_peaks(struct bench_reader *r, double *int8_gops, double *f32_gflops);
 
@@ -58,14 +58,18 @@ struct bench_row {
     double prefill_tps, gen_tps, gen_best_tps;
     uint64_t kv_bytes;   /* pages and state slot in use */
     uint64_t read_bytes; /* per decoded token: weights and cache rows */
-    double share;        /* of the measured read bandwidth */
+    double read_gbs;     /* what the machine reads, measured right after the row */
+    double share;        /* of that */
     bool filled;         /* the cache holds random rows: decode at depth without its prefill */
     struct bench_kind kind[BENCH_KINDS];
     uint32_t n_kind;
     double head_decode_seconds, head_prefill_seconds; /* embedding and head */
     uint64_t head_read_bytes;
-    double op_seconds[OP_KIND_COUNT];      /* of a traced decode step */
-    double full_gen_tps, full_prefill_tps; /* extrapolated to all layers; 0: not possible */
+    double op_seconds[OP_KIND_COUNT]; /* of a decode step */
+    double product_seconds;           /* per prompt token, in ops that multiply by weights */
+    /* Extrapolated to all layers; 0: not possible. */
+    double full_gen_tps, full_prefill_tps;
+    uint64_t full_read_bytes;
 };
 
 struct bench_result {
@@ -73,7 +77,8 @@ struct bench_result {
     const char *cut_of; /* shape this model is a random cut of, or NULL */
     uint32_t n_layer, n_full_layer, threads, chunk;
     uint64_t weight_bytes;
-    double read_gbs; /* measured in this run, with as many threads */
+    double read_gbs, int8_gops; /* best measured in this run, with as many threads */
+    double product_flop;        /* per prompt token: weight products of all layers */
     struct bench_row row[BENCH_ROWS];
     uint32_t n_row;
 };
@@ -84,6 +89,8 @@ int bench_model(struct cli *o);
  * experts the ones used, of tables one row, and the cache rows it attends to. layer -1: embedding
  * and head. */
 uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos);
+/* Multiplications and additions by the layers' matrices for one token, as counted for experts above. */
+double bench_product_flop(const struct program *p);
 
 /* Output as asked by --csv and --json: head, a row as soon as it is known, end. */
 void bench_report_begin(const struct cli *o, const struct bench_result *r);

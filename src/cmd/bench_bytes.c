@@ -1,9 +1,15 @@
-/* bench_bytes.c - how many bytes a decode step has to read, counted over the recorded program and its
- * weights, so that it holds for any file and any mix of types. Writes and activations are not counted:
- * they stay in the caches. */
+/* bench_bytes.c - how many bytes a decode step has to read, and how much arithmetic a prompt token's
+ * products are, counted over the recorded program and its weights, so that it holds for any file and any
+ * mix of types. Writes and activations are not counted: they stay in the caches. */
 #include "cmd/bench.h"
 
 #include "base/mem.h"
+
+/* Matrices of a weight that one token uses. */
+static uint64_t n_used(const struct op *op, const struct op_weight *w)
+{
+    return w->n_mat == 1 ? 1 : op->kind == OP_MOE_UP ? op->moe_up.k : op->moe_down.k;
+}
 
 static uint64_t mat_bytes(const struct program *p, const struct op *op, const struct opmat *m)
 {
@@ -11,14 +17,7 @@ static uint64_t mat_bytes(const struct program *p, const struct op *op, const st
         return 0;
     }
     const struct op_weight *w = &p->weights[m->w];
-    uint64_t one = (uint64_t)w->rows * w->row_bytes;
-    if (op->kind == OP_EMBED) {
-        return w->row_bytes;
-    }
-    if (w->n_mat > 1) {
-        return one * (op->kind == OP_MOE_UP ? op->moe_up.k : op->moe_down.k);
-    }
-    return one;
+    return op->kind == OP_EMBED ? w->row_bytes : n_used(op, w) * w->rows * w->row_bytes;
 }
 
 static uint64_t vec_bytes(const struct program *p, const struct op *op, const struct opvec *v)
@@ -68,6 +67,24 @@ uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos)
                                             : 0;
         }
         sum += row_bytes(op, pos);
+    }
+    return sum;
+}
+
+double bench_product_flop(const struct program *p)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        const struct op *op = &p->ops[i];
+        size_t n;
+        const struct op_field *f = op_fields(op->kind, &n);
+        for (size_t k = 0; k < n && op->layer >= 0; k++) {
+            const struct opmat *m = (const void *)((const char *)op + f[k].offset);
+            if (f[k].type == FIELD_MAT && m->w != WEIGHT_NONE) {
+                const struct op_weight *w = &p->weights[m->w];
+                sum += 2.0 * (double)n_used(op, w) * w->rows * w->cols;
+            }
+        }
     }
     return sum;
 }

@@ -90,7 +90,7 @@ double bench_read_pass(struct bench_reader *r, uint32_t streams)
     return (double)(share_bytes(r) * team_size(r->team)) / (clock_now() - t0) / 1e9;
 }
 
-int bench_read_gbs(double *gbs, uint32_t threads, fathom_err *err)
+int bench_limits(double *read_gbs, double *int8_gops, uint32_t threads, fathom_err *err)
 {
     size_t bytes = bench_stream_bytes();
     unsigned char *p = mem_alloc_aligned(4096, bytes);
@@ -100,9 +100,14 @@ int bench_read_gbs(double *gbs, uint32_t threads, fathom_err *err)
     memset(p, 1, bytes);
     struct bench_reader r;
     int rc = bench_reader_open(&r, p, bytes, threads, err);
-    *gbs = 0;
+    double f32_gflops;
+    *read_gbs = *int8_gops = 0;
     for (int i = 0; i < READ_PASSES && rc == 0; i++) {
-        *gbs = MAX(*gbs, bench_read_pass(&r, i % 2 ? BENCH_STREAMS : BENCH_PLAIN));
+        double gbs = bench_read_pass(&r, i % 2 ? BENCH_STREAMS : BENCH_PLAIN);
+        *read_gbs = MAX(*read_gbs, gbs);
+    }
+    if (rc == 0) {
+        bench_peaks(&r, int8_gops, &f32_gflops);
     }
     bench_reader_close(&r);
     mem_free(p);

@@ -20,6 +20,9 @@
 #include "factory/synthetic.h"
 
 enum { GEN_DEFAULT = 32, PREFILL_DEFAULT = 256, WARM_STEPS = 1, TRACED_STEPS = 2, SEED = 20 };
+/* Ops whose time is that of products with weights. */
+static const uint32_t PRODUCTS = 1u << OP_HC_MIX | 1u << OP_LINEAR | 1u << OP_LINEAR_HC |
+                                 1u << OP_FFN_UP | 1u << OP_MOE_UP | 1u << OP_MOE_DOWN;
 enum { STANDARD_PROMPT = 11709, STANDARD_DECODE = 32768 };
 
 struct frontier_job {
@@ -103,8 +106,12 @@ static void trace_end(struct bench *b, struct bench_row *row, double seconds, bo
     }
     *(decode ? &row->head_decode_seconds : &row->head_prefill_seconds) =
         b->head_seconds * scale;
-    for (int i = 0; decode && i < OP_KIND_COUNT; i++) {
-        row->op_seconds[i] = b->op_seconds[i] * scale;
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        if (decode) {
+            row->op_seconds[i] = b->op_seconds[i] * scale;
+        } else if (PRODUCTS >> i & 1) {
+            row->product_seconds += b->op_seconds[i] * scale;
+        }
     }
 }
 
@@ -210,17 +217,30 @@ static void find_kinds(const struct bench *b, struct bench_row *row)
 static void extrapolate(const struct bench_result *r, struct bench_row *row)
 {
     uint32_t n = 0;
+    uint64_t bytes = row->head_read_bytes;
     double gen = row->head_decode_seconds, pre = row->head_prefill_seconds;
     for (uint32_t k = 0; k < row->n_kind; k++) {
         const struct bench_kind *x = &row->kind[k];
         gen += x->decode_seconds / x->n_layer * x->n_full;
         pre += x->prefill_seconds / x->n_layer * x->n_full;
+        bytes += x->read_bytes / x->n_layer * x->n_full;
         n += x->n_full;
     }
     if (r->cut_of && n == r->n_full_layer) {
         row->full_gen_tps = row->n_gen ? 1 / gen : 0;
         row->full_prefill_tps = row->n_prefill ? 1 / pre : 0;
+        row->full_read_bytes = bytes;
     }
+}
+
+/* The machine's own speed drifts, so it is measured again for every row. */
+static int measure_limits(struct bench *b, double *read_gbs, fathom_err *err)
+{
+    double int8_gops;
+    int rc = bench_limits(read_gbs, &int8_gops, b->res.threads, err);
+    b->res.read_gbs = MAX(b->res.read_gbs, *read_gbs);
+    b->res.int8_gops = MAX(b->res.int8_gops, int8_gops);
+    return rc;
 }
 
 static int measure(struct bench *b, const struct frontier_job *j, fathom_err *err)
@@ -250,7 +270,11 @@ static int measure(struct bench *b, const struct frontier_job *j, fathom_err *er
     fathom_info info;
     fathom_engine_info(b->e, &info);
     row->kv_bytes = info.kv_used_bytes;
-    row->share = (double)row->read_bytes * row->gen_tps / (b->res.read_gbs * 1e9);
+    rc = measure_limits(b, &row->read_gbs, err);
+    if (rc != 0) {
+        return rc;
+    }
+    row->share = (double)row->read_bytes * row->gen_tps / (row->read_gbs * 1e9);
     extrapolate(&b->res, row);
     b->res.n_row++;
     bench_report_row(b->o, &b->res, row);
@@ -413,6 +437,7 @@ static void describe(struct bench *b, const fathom_info *info)
     b->res.threads = b->o->threads ? b->o->threads : team_cores();
     b->res.chunk = info->chunk;
     b->res.weight_bytes = info->weight_bytes;
+    b->res.product_flop = bench_product_flop(engine_program(b->e, 0));
 }
 
 static int run(struct bench *b, const struct model_ref *m, fathom_err *err)
@@ -430,7 +455,8 @@ static int run(struct bench *b, const struct model_ref *m, fathom_err *err)
     b->shape = engine_shape(b->e);
     describe(b, &info);
     rc = limit_jobs(b, info.max_ctx, err);
-    rc = rc ? rc : bench_read_gbs(&b->res.read_gbs, b->res.threads, err);
+    double gbs;
+    rc = rc ? rc : measure_limits(b, &gbs, err);
     rc = rc ? rc : fathom_session_new(&b->s, b->e, err);
     if (rc != 0) {
         return rc;

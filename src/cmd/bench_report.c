@@ -23,11 +23,10 @@ void bench_report_begin(const struct cli *o, const struct bench_result *r)
     if (o->csv) {
         puts("ctx_tokens,prefill_tokens,prefill_tps,gen_tokens,gen_tps,kvcache_bytes");
     } else if (!o->json) {
-        printf("%s\n%s, %s, %u threads, chunk %u; weights %s; reads %.1f GB/s\n\n", r->name,
-               r->backend, r->device, r->threads, r->chunk, cmd_bytes(r->weight_bytes),
-               r->read_gbs);
-        printf("%9s %9s %9s %7s %9s %9s %10s %6s %10s\n", "context", "prefill", "tok/s",
-               "decoded", "tok/s", "best", "MB/token", "share", "cache");
+        printf("%s\n%s, %s, %u threads, chunk %u; weights %s\n\n", r->name, r->backend,
+               r->device, r->threads, r->chunk, cmd_bytes(r->weight_bytes));
+        printf("%9s %9s %9s %7s %9s %9s %9s %6s %6s %9s\n", "context", "prefill", "tok/s",
+               "decoded", "tok/s", "best", "MB/token", "reads", "share", "cache");
     }
     fflush(stdout);
 }
@@ -39,10 +38,10 @@ void bench_report_row(const struct cli *o, const struct bench_result *r,
         printf("%u,%u,%.3f,%u,%.3f,%llu\n", row->ctx, row->n_prefill, row->prefill_tps,
                row->n_gen, row->gen_tps, (unsigned long long)row->kv_bytes);
     } else if (!o->json) {
-        printf("%8u%c %9u %9.2f %7u %9.2f %9.2f %10.1f %5.1f%% %10s\n", row->ctx,
+        printf("%8u%c %9u %9.2f %7u %9.2f %9.2f %9.1f %6.1f %5.1f%% %9s\n", row->ctx,
                row->filled ? '*' : ' ', row->n_prefill, row->prefill_tps, row->n_gen,
-               row->gen_tps, row->gen_best_tps, (double)row->read_bytes / 1e6, 100 * row->share,
-               cmd_bytes(row->kv_bytes));
+               row->gen_tps, row->gen_best_tps, (double)row->read_bytes / 1e6, row->read_gbs,
+               100 * row->share, cmd_bytes(row->kv_bytes));
     }
     (void)r;
     fflush(stdout);
@@ -95,6 +94,18 @@ static void text_ops(struct buf *b, const struct bench_row *row)
     buf_addc(b, '\n');
 }
 
+static void text_products(struct buf *b, const struct bench_result *r)
+{
+    buf_adds(b, "\nprefill, weight products:");
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        const struct bench_row *row = &r->row[i];
+        double gflops = r->product_flop / row->product_seconds / 1e9;
+        buf_addf(b, "%s at %u %.0f GFLOP/s (%.0f%%)", i ? "," : "", row->ctx, gflops,
+                 100 * gflops / r->int8_gops);
+    }
+    buf_addf(b, "; int8 peak %.0f GOP/s\n", r->int8_gops);
+}
+
 static void text_extrapolated(struct buf *b, const struct bench_result *r)
 {
     buf_addf(
@@ -103,8 +114,12 @@ static void text_extrapolated(struct buf *b, const struct bench_result *r)
     for (uint32_t i = 0; i < r->n_row; i++) {
         const struct bench_row *row = &r->row[i];
         if (row->full_gen_tps > 0) {
-            buf_addf(b, "%9u  prefill %.3f tok/s, decode %.3f tok/s\n", row->ctx,
-                     row->full_prefill_tps, row->full_gen_tps);
+            double limit = row->read_gbs * 1e9 / (double)row->full_read_bytes;
+            buf_addf(b,
+                     "%9u  prefill %.3f tok/s, decode %.3f tok/s (%.1f MB/token: reads allow "
+                     "%.2f)\n",
+                     row->ctx, row->full_prefill_tps, row->full_gen_tps,
+                     (double)row->full_read_bytes / 1e6, limit);
         } else {
             buf_addf(b, "%9u  not possible: a kind of layer is missing in the cut\n", row->ctx);
         }
@@ -117,11 +132,13 @@ static void text_end(struct buf *b, const struct bench_result *r)
     for (uint32_t i = 0; i < r->n_row; i++) {
         filled |= r->row[i].filled;
     }
+    buf_adds(b, "reads: GB/s that plain reads reach; share: MB/token x tok/s of that\n");
     if (filled) {
         buf_adds(b, "* the cache holds random rows; only the last tokens were computed\n");
     }
     text_kinds(b, r);
     text_ops(b, &r->row[r->n_row - 1]);
+    text_products(b, r);
     if (r->cut_of && r->n_layer < r->n_full_layer) {
         text_extrapolated(b, r);
     }
@@ -136,14 +153,16 @@ static void json_num(struct buf *b, const char *key, double v)
     buf_addc(b, ',');
 }
 
-static void json_row(struct buf *b, const struct bench_row *row)
+static void json_row(struct buf *b, const struct bench_result *r, const struct bench_row *row)
 {
     buf_addf(b, "{\"ctx_tokens\":%u,\"prefill_tokens\":%u,\"gen_tokens\":%u,", row->ctx,
              row->n_prefill, row->n_gen);
     json_num(b, "prefill_tps", row->prefill_tps);
     json_num(b, "gen_tps", row->gen_tps);
     json_num(b, "gen_best_tps", row->gen_best_tps);
+    json_num(b, "read_gbs", row->read_gbs);
     json_num(b, "bandwidth_share", row->share);
+    json_num(b, "prefill_product_gflops", r->product_flop / row->product_seconds / 1e9);
     buf_addf(b, "\"kvcache_bytes\":%llu,\"bytes_per_token\":%llu,\"filled\":%s,",
              (unsigned long long)row->kv_bytes, (unsigned long long)row->read_bytes,
              row->filled ? "true" : "false");
@@ -152,8 +171,7 @@ static void json_row(struct buf *b, const struct bench_row *row)
         buf_addc(b, '{');
         json_num(b, "prefill_tps", row->full_prefill_tps);
         json_num(b, "gen_tps", row->full_gen_tps);
-        b->n--; /* the last comma */
-        buf_adds(b, "},");
+        buf_addf(b, "\"bytes_per_token\":%llu},", (unsigned long long)row->full_read_bytes);
     } else {
         buf_adds(b, "null,");
     }
@@ -190,10 +208,11 @@ static void json_all(struct buf *b, const struct bench_result *r)
              r->threads, r->chunk, r->n_layer, r->n_full_layer, r->cut_of ? "true" : "false",
              (unsigned long long)r->weight_bytes);
     json_num(b, "read_gbs", r->read_gbs);
+    json_num(b, "int8_gops", r->int8_gops);
     buf_adds(b, "\"rows\":[");
     for (uint32_t i = 0; i < r->n_row; i++) {
         buf_adds(b, i ? ",\n" : "");
-        json_row(b, &r->row[i]);
+        json_row(b, r, &r->row[i]);
     }
     buf_adds(b, "]}\n");
 }
