@@ -45,7 +45,7 @@ def test_does_not_fit():
     p = plan("--shape", "pro", "--recipe", "f32", "--ctx", "1m")
     assert p["fits"] is False and p["advice"] and p["max_ctx_fits"] == 0
     text = good("plan", "--shape", "pro", "--recipe", "f32", "--ctx", "1m")
-    assert "fits: no" in text and p["advice"] in text
+    assert "fits: no" in text and p["advice"].split(": ", 1)[1] in text  # the number before it varies
 
 
 def test_mini():
