@@ -20,14 +20,17 @@
 #include "quant/encode.h"
 #include "quant/formats.h"
 
-static uint32_t tiers(struct cpu_kern k[3])
+enum { TIERS = 8 };
+
+/* The table of each tier that this machine has. */
+static uint32_t tiers(struct cpu_kern k[TIERS])
 {
-    static const uint32_t masks[] = {CPU_TIER_C, CPU_TIER_C | CPU_TIER_AVX2, 0};
-    uint32_t n = 0, seen = 0;
-    for (int i = 0; i < 3; i++) {
-        uint32_t tier = kern_select(&k[n], masks[i]);
-        n += !(seen & tier);
-        seen |= tier;
+    uint32_t n = 0, have = kern_available();
+    for (uint32_t bit = 1; bit && bit <= have; bit <<= 1) {
+        if (have & bit) {
+            assert_true(n < TIERS);
+            assert_int_equal(kern_select(&k[n++], bit | (bit - 1)), bit);
+        }
     }
     return n;
 }
@@ -57,7 +60,7 @@ static double ulps(float got, double want)
 static void test_exp(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
     enum { N = 1 << 16 };
     float *x = mem_alloc(N, sizeof *x), *y = mem_alloc(N, sizeof *y);
@@ -98,7 +101,7 @@ static void test_exp(void **state)
 static void test_row_floats(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
     const struct row_geom geoms[] = {row_geom_make(ROW_FP8, 192, 64),
                                      row_geom_make(ROW_F32, 50, 8),
@@ -131,7 +134,7 @@ static void test_row_floats(void **state)
 static void test_fp4_round(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
     static const float special[] = {0.0f,     -0.0f,     0.25f,  0.75f, 1.25f, 1.75f,
                                     2.5f,     3.5f,      5.0f,   6.0f,  NAN,   -NAN,
@@ -206,7 +209,7 @@ static const size_t lengths[] = {1, 15, 16, 17, 31, 32, 33, 128, 250, 1024, 1087
 static void test_products_f32(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
     static float w[ROWS][MAX_N], x[TOKS][MAX_N], tile[2][MAX_N * 8], panel[2][MAX_N * 16];
     struct rng r = {79};
@@ -303,7 +306,7 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
 static void test_products_a8(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
     struct rng r = {80};
     for (uint32_t type = 0; type < QT_COUNT; type++) {
@@ -347,7 +350,7 @@ static void same_floats(const char *what, const float *want, const float *got, s
 static void test_pool(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     enum { POS = 7, N = 150 };
     float a[POS][N], g[POS][N], ape[POS][N], want[N], got[N];
     const float *pa[POS], *pg[POS], *pape[POS];
@@ -382,7 +385,7 @@ static void test_pool(void **state)
 static void test_attention(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     enum { N = 150, E = 37, MAX_HEADS = KERN_HEADS };
     static float q[MAX_HEADS][N], kv[E][N], s[E][KERN_HEADS], o[MAX_HEADS][N];
     const float *rows[E];
@@ -430,7 +433,7 @@ static void test_attention(void **state)
 static void test_index_scores(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     enum { N = 80, HEADS = 5, PANEL = KERN_PANEL };
     static float q[HEADS][N], ordered[HEADS][N], rows[PANEL][N], panel[PANEL * N];
     float w[HEADS], got[PANEL];
@@ -461,7 +464,7 @@ static void test_index_scores(void **state)
 static void test_hyper_connections(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     enum { HC = 4, M = 26 };
     static float fn[M][HC][KERN_CHUNK], x[HC][KERN_CHUNK], post[HC], comb[HC][HC], y[KERN_ROWS];
     float got[M + 1], z[HC][KERN_CHUNK], flat[KERN_CHUNK];
@@ -506,7 +509,7 @@ static void test_hyper_connections(void **state)
 static void test_vectors(void **state)
 {
     (void)state;
-    struct cpu_kern k[3];
+    struct cpu_kern k[TIERS];
     enum { N = 77 };
     float x[N], w[N], u[N], got[N], want[N];
     struct rng r = {94};

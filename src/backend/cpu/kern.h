@@ -15,7 +15,14 @@
 #include "op/op.h"
 
 /* Bits of backend_config.cpu_mask. The portable tier is always allowed. */
-enum cpu_tier { CPU_TIER_C = 1, CPU_TIER_AVX2 = 2, CPU_TIER_AVX512 = 4 };
+enum cpu_tier {
+    CPU_TIER_C = 1,
+    CPU_TIER_AVX2 = 2,
+    CPU_TIER_AVX512 = 4,
+    CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
+    CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
+    CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
+};
 
 enum {
     KERN_PANEL = 16,  /* weight rows of a packed panel: one lane a row */
@@ -151,10 +158,14 @@ struct cpu_kern {
 void kern_init_c(struct cpu_kern *k);
 void kern_init_avx2(struct cpu_kern *k);
 void kern_init_avx512(struct cpu_kern *k);
+void kern_init_neon(struct cpu_kern *k);
+void kern_init_dotprod(struct cpu_kern *k);
+void kern_init_i8mm(struct cpu_kern *k);
 
 /* The best table that this machine and `mask` (0 = all) allow; returns the tier. */
 enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask);
 /* Tiers this machine can run, as a mask. */
 uint32_t kern_available(void);
+uint32_t kern_tiers_arm(void); /* its arm64 part (arm/tiers.c) */
 
 #endif

@@ -1,7 +1,7 @@
 /* kern_c.c - the portable tier: kern_c.h with the plain C vocabulary, and the choice of a tier.
- * On arm64 this is the tier in use (fused multiply-add is baseline there); on x86-64 it is the
- * fallback for processors without AVX2 and the yardstick of the others. The ladder follows: start
- * with C, then overwrite the table by each tier that the processor has and the mask allows. */
+ * It is the fallback for processors without AVX2 and the yardstick of the other tiers. The ladder
+ * follows: start with C, then overwrite the table by each tier that the processor has and the
+ * mask allows. */
 #include "backend/cpu/vec_c.h"
 #define KERN_NAME "c"
 #define KERN_INIT kern_init_c
@@ -21,6 +21,8 @@ uint32_t kern_available(void)
             tiers |= CPU_TIER_AVX512;
         }
     }
+#elif defined(__aarch64__)
+    tiers |= kern_tiers_arm();
 #endif
     return tiers;
 }
@@ -38,6 +40,19 @@ enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
     if (tiers & CPU_TIER_AVX512) {
         kern_init_avx512(k);
         tier = CPU_TIER_AVX512;
+    }
+#elif defined(__aarch64__)
+    if (tiers & CPU_TIER_NEON) {
+        kern_init_neon(k);
+        tier = CPU_TIER_NEON;
+    }
+    if (tiers & CPU_TIER_DOTPROD) {
+        kern_init_dotprod(k);
+        tier = CPU_TIER_DOTPROD;
+    }
+    if (tiers & CPU_TIER_I8MM) {
+        kern_init_i8mm(k);
+        tier = CPU_TIER_I8MM;
     }
 #else
     (void)tiers;

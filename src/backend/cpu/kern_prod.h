@@ -208,9 +208,10 @@ static float dot_q8_0(const char *row, const struct act_codes *x, size_t n)
             idot_q8_0x4(row + 34 * b, x->q + 32 * (b0 + b), i1 + b);
         }
         for (; b < left; b++) {
+            const int8_t *codes = (const int8_t *)row + 34 * b + 2; /* char may be unsigned */
             int32_t sum = 0;
             for (size_t i = 0; i < 32; i++) {
-                sum += (int8_t)row[34 * b + 2 + i] * x->q[32 * (b0 + b) + i];
+                sum += codes[i] * x->q[32 * (b0 + b) + i];
             }
             i1[b] = (float)sum;
         }

@@ -1,0 +1,223 @@
+/* vec_neon.h - the words of vec_c.h for arm64: four registers each, lanes 0..3 in val[0]. Compiled
+ * with the dot product extension, sums of 8-bit products use it. */
+#ifndef CPU_VEC_NEON_H
+#define CPU_VEC_NEON_H
+
+#include <arm_neon.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef float32x4x4_t v16;
+typedef int32x4x4_t i16;
+
+#define V16_TOKENS 4
+#define V16_PANELS 1
+#define V16_HEADS 1
+
+static inline v16 v16_set1(float a)
+{
+    float32x4_t v = vdupq_n_f32(a);
+    return (v16){{v, v, v, v}};
+}
+static inline v16 v16_load(const void *p)
+{
+    const char *b = p; /* by bytes: no alignment is promised */
+    return (v16){{vreinterpretq_f32_u8(vld1q_u8((const void *)b)),
+                  vreinterpretq_f32_u8(vld1q_u8((const void *)(b + 16))),
+                  vreinterpretq_f32_u8(vld1q_u8((const void *)(b + 32))),
+                  vreinterpretq_f32_u8(vld1q_u8((const void *)(b + 48)))}};
+}
+static inline void v16_store(void *p, v16 a)
+{
+    char *b = p;
+    for (int i = 0; i < 4; i++) {
+        vst1q_u8((void *)(b + 16 * i), vreinterpretq_u8_f32(a.val[i]));
+    }
+}
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return (v16){{vaddq_f32(a.val[0], b.val[0]), vaddq_f32(a.val[1], b.val[1]),
+                  vaddq_f32(a.val[2], b.val[2]), vaddq_f32(a.val[3], b.val[3])}};
+}
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return (v16){{vmulq_f32(a.val[0], b.val[0]), vmulq_f32(a.val[1], b.val[1]),
+                  vmulq_f32(a.val[2], b.val[2]), vmulq_f32(a.val[3], b.val[3])}};
+}
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return (v16){
+        {vfmaq_f32(c.val[0], a.val[0], b.val[0]), vfmaq_f32(c.val[1], a.val[1], b.val[1]),
+         vfmaq_f32(c.val[2], a.val[2], b.val[2]), vfmaq_f32(c.val[3], a.val[3], b.val[3])}};
+}
+static inline float32x4_t f16_load4(const char *p)
+{
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const void *)p)));
+}
+static inline v16 v16_load_f16(const void *p)
+{
+    const char *b = p;
+    return (v16){{f16_load4(b), f16_load4(b + 8), f16_load4(b + 16), f16_load4(b + 24)}};
+}
+static inline float32x4_t bf16_load4(const char *p)
+{
+    return vreinterpretq_f32_u32(
+        vshll_n_u16(vreinterpret_u16_u8(vld1_u8((const void *)p)), 16));
+}
+static inline v16 v16_load_bf16(const void *p)
+{
+    const char *b = p;
+    return (v16){{bf16_load4(b), bf16_load4(b + 8), bf16_load4(b + 16), bf16_load4(b + 24)}};
+}
+/* Steps +8 and +4 of the halving tree. */
+static inline float32x4_t fold4(v16 a)
+{
+    return vaddq_f32(vaddq_f32(a.val[0], a.val[2]), vaddq_f32(a.val[1], a.val[3]));
+}
+static inline float v16_sum(v16 a)
+{
+    float32x4_t x = fold4(a);
+    float32x2_t y = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+    return vget_lane_f32(y, 0) + vget_lane_f32(y, 1);
+}
+/* r[i] lane j becomes r[j] lane i. */
+static inline void transpose4(float32x4_t r[4])
+{
+    float32x4_t a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]);
+    float32x4_t c = vtrn1q_f32(r[2], r[3]), d = vtrn2q_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+    r[1] = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+    r[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+    r[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+}
+static inline void v16_sum4(const v16 a[4], float *out)
+{
+    float32x4_t r[4] = {fold4(a[0]), fold4(a[1]), fold4(a[2]), fold4(a[3])};
+    transpose4(r);
+    vst1q_f32(out, vaddq_f32(vaddq_f32(r[0], r[2]), vaddq_f32(r[1], r[3])));
+}
+static inline void v16_transpose(v16 r[16])
+{
+    v16 t[16];
+    for (int i = 0; i < 4; i++) { /* squares of 4x4, each to its mirror place */
+        for (int j = 0; j < 4; j++) {
+            float32x4_t q[4];
+            for (int k = 0; k < 4; k++) {
+                q[k] = r[4 * i + k].val[j];
+            }
+            transpose4(q);
+            for (int k = 0; k < 4; k++) {
+                t[4 * j + k].val[i] = q[k];
+            }
+        }
+    }
+    memcpy(r, t, sizeof t);
+}
+static inline void v16_store_halves(void *lo, void *hi, v16 a)
+{
+    float *l = lo, *h = hi;
+    vst1q_f32(l, a.val[0]);
+    vst1q_f32(l + 4, a.val[1]);
+    vst1q_f32(h, a.val[2]);
+    vst1q_f32(h + 4, a.val[3]);
+}
+
+static inline i16 i16_zero(void)
+{
+    int32x4_t z = vdupq_n_s32(0);
+    return (i16){{z, z, z, z}};
+}
+static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
+{
+    int16x4_t p = vld1_dup_s16(pair), q = vld1_dup_s16(pair + 1);
+    int16x8x2_t lo = vld2q_s16(w), hi = vld2q_s16(w + 16); /* even elements, odd elements */
+    int32x4_t a = vmlal_s16(acc.val[0], vget_low_s16(lo.val[0]), p);
+    int32x4_t b = vmlal_s16(acc.val[1], vget_high_s16(lo.val[0]), p);
+    int32x4_t c = vmlal_s16(acc.val[2], vget_low_s16(hi.val[0]), p);
+    int32x4_t d = vmlal_s16(acc.val[3], vget_high_s16(hi.val[0]), p);
+    return (i16){
+        {vmlal_s16(a, vget_low_s16(lo.val[1]), q), vmlal_s16(b, vget_high_s16(lo.val[1]), q),
+         vmlal_s16(c, vget_low_s16(hi.val[1]), q), vmlal_s16(d, vget_high_s16(hi.val[1]), q)}};
+}
+static inline v16 i16_to_f32(i16 a)
+{
+    return (v16){{vcvtq_f32_s32(a.val[0]), vcvtq_f32_s32(a.val[1]), vcvtq_f32_s32(a.val[2]),
+                  vcvtq_f32_s32(a.val[3])}};
+}
+
+/* The sums of four vectors, as floats. */
+static inline void isum4(const int32x4_t p[4], float *out)
+{
+    vst1q_f32(out, vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]))));
+}
+
+#ifdef __ARM_FEATURE_DOTPROD
+/* w = 256 * high + low with both in 8 bits, signed: a low byte of 128 or more counts as 256 less,
+ * and adds one to the high one. No format's code comes near the one value range this cannot
+ * hold, above 32639. */
+static inline int8x16x2_t split_codes(const int16_t *w)
+{
+    int8x16x2_t b = vld2q_s8((const int8_t *)w);
+    b.val[1] = vreinterpretq_s8_u8(
+        vsraq_n_u8(vreinterpretq_u8_s8(b.val[1]), vreinterpretq_u8_s8(b.val[0]), 7));
+    return b;
+}
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    int32x4_t p[4];
+    for (int b = 0; b < 4; b++) {
+        int8x16x2_t w0 = split_codes(w + 32 * b), w1 = split_codes(w + 32 * b + 16);
+        int8x16_t q0 = vld1q_s8(q + 32 * b), q1 = vld1q_s8(q + 32 * b + 16);
+        int32x4_t low = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w0.val[0], q0), w1.val[0], q1);
+        int32x4_t high = vdotq_s32(vdotq_s32(vdupq_n_s32(0), w0.val[1], q0), w1.val[1], q1);
+        p[b] = vaddq_s32(low, vshlq_n_s32(high, 8));
+    }
+    isum4(p, out);
+}
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    int32x4_t p[4];
+    for (int b = 0; b < 4; b++) {
+        const int8_t *codes = (const int8_t *)w + 34 * b + 2;
+        p[b] = vdotq_s32(vdupq_n_s32(0), vld1q_s8(codes), vld1q_s8(q + 32 * b));
+        p[b] = vdotq_s32(p[b], vld1q_s8(codes + 16), vld1q_s8(q + 32 * b + 16));
+    }
+    isum4(p, out);
+}
+#else
+static inline int32x4_t idot16(int32x4_t acc, const int16_t *w, const int8_t *q)
+{
+    int8x16_t x = vld1q_s8(q);
+    int16x8_t x0 = vmovl_s8(vget_low_s8(x)), x1 = vmovl_high_s8(x);
+    int16x8_t w0 = vld1q_s16(w), w1 = vld1q_s16(w + 8);
+    acc = vmlal_s16(acc, vget_low_s16(w0), vget_low_s16(x0));
+    acc = vmlal_high_s16(acc, w0, x0);
+    acc = vmlal_s16(acc, vget_low_s16(w1), vget_low_s16(x1));
+    return vmlal_high_s16(acc, w1, x1);
+}
+static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
+{
+    int32x4_t p[4];
+    for (int b = 0; b < 4; b++) {
+        p[b] = idot16(vdupq_n_s32(0), w + 32 * b, q + 32 * b);
+        p[b] = idot16(p[b], w + 32 * b + 16, q + 32 * b + 16);
+    }
+    isum4(p, out);
+}
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    int32x4_t p[4];
+    for (int b = 0; b < 4; b++) {
+        p[b] = vdupq_n_s32(0);
+        for (int i = 0; i < 32; i += 16) {
+            int8x16_t c = vld1q_s8((const int8_t *)w + 34 * b + 2 + i);
+            int8x16_t x = vld1q_s8(q + 32 * b + i);
+            p[b] = vpadalq_s16(p[b], vmull_s8(vget_low_s8(c), vget_low_s8(x)));
+            p[b] = vpadalq_s16(p[b], vmull_high_s8(c, x));
+        }
+    }
+    isum4(p, out);
+}
+#endif
+
+#endif
