@@ -287,8 +287,8 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     }
     k->pack_tokens_a8(x, n, tile);
     k->tile_a8(panel[0], panel[1], tile, n, codes.has_min, many);
-    if (type == QT_Q8_0) { /* the direct kernel instead */
-        k->rows_q8_0(w, sizeof w[0], ROWS, x, KERN_TOKENS, n, few[0], ROWS);
+    if (k->rows_a8[type]) { /* the direct kernel instead */
+        k->rows_a8[type](w, sizeof w[0], ROWS, x, KERN_TOKENS, n, few[0], ROWS);
     }
     for (int i = 0; i < ROWS; i++) {
         for (int t = 0; t < KERN_TOKENS; t++) {

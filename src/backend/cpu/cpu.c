@@ -28,8 +28,9 @@ static int cpu_probe(struct backend_info *out, fathom_err *err)
     *out = (struct backend_info){
         .available = true, .memory_bytes = memory_total(), .n_units = team_cores()};
     snprintf(out->device_name, sizeof out->device_name, "CPU, %" PRIu32 " cores", out->n_units);
-    snprintf(out->features, sizeof out->features, "tiers: c%s%s",
-             tiers & CPU_TIER_AVX2 ? " avx2" : "", tiers & CPU_TIER_AVX512 ? " avx512" : "");
+    snprintf(out->features, sizeof out->features, "tiers: c%s%s%s",
+             tiers & CPU_TIER_AVX2 ? " avx2" : "", tiers & CPU_TIER_AVX512 ? " avx512" : "",
+             tiers & CPU_TIER_AVX512VNNI ? " avx512vnni" : "");
     return 0;
 }
 

@@ -13,12 +13,14 @@
 #include <stdint.h>
 
 #include "op/op.h"
+#include "quant/formats.h"
 
 /* Bits of backend_config.cpu_mask. The portable tier is always allowed. */
 enum cpu_tier {
     CPU_TIER_C = 1,
     CPU_TIER_AVX2 = 2,
-    CPU_TIER_AVX512 = 4,
+    CPU_TIER_AVX512 = 4,     /* x86-64-v4 */
+    CPU_TIER_AVX512VNNI = 8, /* and VNNI, VBMI */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
@@ -64,8 +66,12 @@ struct act_codes {
     const int16_t *sum;
 };
 
+typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
+                        const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
+                        size_t out_ld);
+
 struct cpu_kern {
-    const char *name; /* "c", "avx2", "avx512" */
+    const char *name; /* "c", "avx2", "avx512", "avx512vnni" */
 
     /* ---- weights to numbers ---- */
     /* Elements [k0, k0 + n) of a row as floats; k0 and n as quant_decode. */
@@ -77,10 +83,9 @@ struct cpu_kern {
     void (*rows_f32)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
                      const float *const *x, uint32_t n_tok, size_t n, float *out,
                      size_t out_ld);
-    /* The same for rows of Q8_0, A8 form. */
-    void (*rows_q8_0)(const void *w, size_t row_bytes, uint32_t n_row,
-                      const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
-                      size_t out_ld);
+    /* The same in A8 form for rows of one block format, n_row <= 32, straight from the file's
+     * bytes. NULL where a tier has none for the format: weight_codes, then row_a8. */
+    rows_a8_fn *rows_a8[QT_COUNT];
     /* out[t * out_ld] = DOT(row, x[t]), A8 form, any block format. */
     void (*row_a8)(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
                    size_t n, float *out, size_t out_ld);
@@ -161,6 +166,9 @@ void kern_init_avx512(struct cpu_kern *k);
 void kern_init_neon(struct cpu_kern *k);
 void kern_init_dotprod(struct cpu_kern *k);
 void kern_init_i8mm(struct cpu_kern *k);
+void kern_init_avx512vnni(struct cpu_kern *k); /* on top of kern_init_avx512 */
+/* The format kernels of AVX2, for the tiers above it, too. */
+void kern_rows_avx2(struct cpu_kern *k);
 
 /* The best table that this machine and `mask` (0 = all) allow; returns the tier. */
 enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask);

@@ -19,6 +19,9 @@ uint32_t kern_available(void)
             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vl")) {
             tiers |= CPU_TIER_AVX512;
+            if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
+                tiers |= CPU_TIER_AVX512VNNI;
+            }
         }
     }
 #elif defined(__aarch64__)
@@ -35,11 +38,17 @@ enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
 #if defined(__x86_64__)
     if (tiers & CPU_TIER_AVX2) {
         kern_init_avx2(k);
+        kern_rows_avx2(k);
         tier = CPU_TIER_AVX2;
     }
     if (tiers & CPU_TIER_AVX512) {
         kern_init_avx512(k);
+        kern_rows_avx2(k);
         tier = CPU_TIER_AVX512;
+    }
+    if ((tiers & CPU_TIER_AVX512VNNI) && (tiers & CPU_TIER_AVX512)) {
+        kern_init_avx512vnni(k);
+        tier = CPU_TIER_AVX512VNNI;
     }
 #elif defined(__aarch64__)
     if (tiers & CPU_TIER_NEON) {

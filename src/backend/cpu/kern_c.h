@@ -218,7 +218,7 @@ void KERN_INIT(struct cpu_kern *k)
         .weight_decode = weight_decode,
         .weight_codes = weight_codes,
         .rows_f32 = rows_f32,
-        .rows_q8_0 = rows_q8_0,
+        .rows_a8 = {[QT_Q8_0] = rows_q8_0},
         .row_a8 = row_a8,
         .pack_rows_f32 = pack_rows_f32,
         .pack_row_a8 = pack_row_a8,

@@ -1,5 +1,5 @@
-/* peak.c - see peak.h: the choice of a tier, and loops in plain C that the compiler turns into the
- * baseline's vectors. Empty asm statements keep it from moving work out of the loops.
+/* peak.c - see peak.h: the choice of a tier, and loops in plain C that the compiler turns into
+ * the baseline's vectors. Empty asm statements keep it from moving work out of the loops.
  * Read next: x86/peak_avx512.c. */
 #include "backend/cpu/peak.h"
 

@@ -1,6 +1,7 @@
-/* peak.h - what this machine can do at most, measured by loops that do nothing else: reading memory,
- * 8-bit integer dot products, float fused multiply-adds. The yardstick of `fathom bench`; no step uses
- * it. One table per instruction-set tier, as with kern.h. Pure functions, any thread. */
+/* peak.h - what this machine can do at most, measured by loops that do nothing else: reading
+ * memory, 8-bit integer dot products, float fused multiply-adds. The yardstick of `fathom
+ * bench`; no step uses it. One table per instruction-set tier, as with kern.h. Pure functions,
+ * any thread. */
 #ifndef CPU_PEAK_H
 #define CPU_PEAK_H
 
@@ -11,8 +12,9 @@ enum { PEAK_PIECE = 256 };
 
 struct cpu_peak {
     const char *name, *int8_name, *f32_name; /* the instructions used */
-    /* Sums n bytes (64-byte aligned) as words; the sum keeps the loads alive. streams: parts of equal
-     * length read in turn, PEAK_PIECE bytes each; 1 reads straight ahead. n is a multiple of both. */
+    /* Sums n bytes (64-byte aligned) as words; the sum keeps the loads alive. streams: parts of
+     * equal length read in turn, PEAK_PIECE bytes each; 1 reads straight ahead. n is a multiple
+     * of both. */
     uint64_t (*read)(const void *p, size_t n, uint32_t streams);
     /* n rounds of register-only work; returns a value to be kept. */
     uint64_t (*int8)(uint64_t n);

@@ -145,9 +145,9 @@ static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
 static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
 {
     const struct cpu_kern *k = px->w->k;
-    if (r->type == QT_Q8_0) {
-        k->rows_q8_0(r->base, r->row_bytes, r->n_row, px->tmp->rows_a8, px->n, r->cols, out[0],
-                     KERN_ROWS);
+    if (k->rows_a8[r->type]) {
+        k->rows_a8[r->type](r->base, r->row_bytes, r->n_row, px->tmp->rows_a8, px->n, r->cols,
+                            out[0], KERN_ROWS);
         return;
     }
     for (uint32_t i = 0; i < r->n_row; i++) {

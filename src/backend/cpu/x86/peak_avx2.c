@@ -1,6 +1,6 @@
-/* peak_avx2.c - the loops of peak.h for x86-64-v3: 32-byte loads, 8-bit dots by multiply-add of bytes
- * and of words, float fma. Accumulators enough to hide the latency; the asm statement makes the operand
- * look new in every round, so that no product is taken out of the loop. */
+/* peak_avx2.c - the loops of peak.h for x86-64-v3: 32-byte loads, 8-bit dots by multiply-add of
+ * bytes and of words, float fma. Accumulators enough to hide the latency; the asm statement
+ * makes the operand look new in every round, so that no product is taken out of the loop. */
 #include "backend/cpu/peak.h"
 
 #include <immintrin.h>

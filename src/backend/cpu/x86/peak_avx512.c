@@ -1,5 +1,6 @@
-/* peak_avx512.c - the loops of peak.h for x86-64-v4, with the 8-bit dot instruction (VNNI) where the
- * processor has it: that one is outside x86-64-v4, so its function names its own target. */
+/* peak_avx512.c - the loops of peak.h for x86-64-v4, with the 8-bit dot instruction (VNNI)
+ * where the processor has it: that one is outside x86-64-v4, so its function names its own
+ * target. */
 #include "backend/cpu/peak.h"
 
 #include <immintrin.h>

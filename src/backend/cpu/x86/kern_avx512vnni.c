@@ -1,0 +1,26 @@
+/* kern_avx512vnni.c - the tier of processors that have VNNI and VBMI beside x86-64-v4: the kernels of
+ * the avx512 tier, and decode products of the block formats with 8-bit dot instructions and byte
+ * permutes. Read next: dot_avx512vnni.h. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#include "backend/cpu/x86/dot_4_avx512vnni.h"
+#include "backend/cpu/x86/dot_iq2_avx512vnni.h"
+#include "backend/cpu/x86/dot_k_avx512vnni.h"
+
+void kern_init_avx512vnni(struct cpu_kern *k)
+{
+    k->name = "avx512vnni";
+    k->rows_a8[QT_Q2_K] = rows_q2_k;
+    k->rows_a8[QT_Q3_K] = rows_q3_k;
+    k->rows_a8[QT_Q4_K] = rows_q4_k;
+    k->rows_a8[QT_Q5_K] = rows_q5_k;
+    k->rows_a8[QT_Q6_K] = rows_q6_k;
+    k->rows_a8[QT_Q4_0] = rows_q4_0;
+    k->rows_a8[QT_MXFP4] = rows_mxfp4;
+    k->rows_a8[QT_IQ4_NL] = rows_iq4_nl;
+    k->rows_a8[QT_IQ4_XS] = rows_iq4_xs;
+    k->rows_a8[QT_IQ2_XXS] = rows_iq2_xxs;
+}
