@@ -9,7 +9,7 @@ _fathom()
     case "$prev" in
     --think) COMPREPLY=($(compgen -W "on off low high max" -- "$cur")); return ;;
     --release) COMPREPLY=($(compgen -W "preview 0731" -- "$cur")); return ;;
-    --recipe) COMPREPLY=($(compgen -W "f32 f16 bf16 q8 q2 q4 mxfp4" -- "$cur")); return ;;
+    --recipe) COMPREPLY=($(compgen -W "f32 f16 bf16 q8 q2 q2-q4tail q4 mxfp4" -- "$cur")); return ;;
     --synthetic) COMPREPLY=($(compgen -W "flash pro" -- "$cur")); return ;;
     --shape) COMPREPLY=($(compgen -W "flash pro" -- "$cur")); return ;;
     --sim) COMPREPLY=($(compgen -W "on off" -- "$cur")); return ;;

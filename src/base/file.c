@@ -95,7 +95,7 @@ int file_read_all(struct buf *b, const char *path, size_t max_bytes, fathom_err 
     return rc;
 }
 
-int file_out_open(struct file_out *f, const char *path, fathom_err *err)
+static int open_part(struct file_out *f, const char *path, int flags, fathom_err *err)
 {
     *f = (struct file_out){.fd = -1};
     size_t n = strlen(path);
@@ -107,7 +107,7 @@ int file_out_open(struct file_out *f, const char *path, fathom_err *err)
     }
     memcpy(f->part, path, n);
     memcpy(f->part + n, ".part", 6);
-    f->fd = open(f->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    f->fd = open(f->part, O_RDWR | O_CREAT | O_CLOEXEC | flags, 0666);
     if (f->fd < 0) {
         int rc = err_sys(err, f->part, "cannot create");
         mem_free(f->part); /* not ours to remove */
@@ -116,6 +116,16 @@ int file_out_open(struct file_out *f, const char *path, fathom_err *err)
         return rc;
     }
     return 0;
+}
+
+int file_out_open(struct file_out *f, const char *path, fathom_err *err)
+{
+    return open_part(f, path, O_TRUNC, err);
+}
+
+int file_out_resume(struct file_out *f, const char *path, fathom_err *err)
+{
+    return open_part(f, path, 0, err);
 }
 
 int file_out_write(struct file_out *f, const void *p, size_t n, fathom_err *err)
@@ -185,6 +195,13 @@ void file_out_abort(struct file_out *f)
     mem_free(f->part);
     mem_free(f->path);
     *f = (struct file_out){.fd = -1};
+}
+
+void file_out_keep(struct file_out *f)
+{
+    mem_free(f->part);
+    f->part = NULL;
+    file_out_abort(f);
 }
 
 int file_pread_full(int fd, void *p, size_t n, uint64_t at, const char *path, fathom_err *err)

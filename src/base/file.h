@@ -21,17 +21,20 @@ void file_map_close(struct file_map *m);
 int file_read_all(struct buf *b, const char *path, size_t max_bytes, fathom_err *err);
 
 /* Writes into "PATH.part" next to PATH; commit makes it durable and renames it into place,
- * abort removes it. Exactly one of the two ends it; until commit the old PATH stays untouched.
+ * abort removes it, keep leaves it for file_out_resume. Exactly one of the three ends it; until commit the old PATH stays untouched.
  */
 struct file_out {
     int fd;
     char *path, *part; /* owned */
 };
 int file_out_open(struct file_out *f, const char *path, fathom_err *err);
+/* The same, but what PATH.part holds stays, for writers that go on where they were. */
+int file_out_resume(struct file_out *f, const char *path, fathom_err *err);
 int file_out_write(struct file_out *f, const void *p, size_t n, fathom_err *err); /* appends */
 int file_out_pwrite(struct file_out *f, const void *p, size_t n, uint64_t at, fathom_err *err);
 int file_out_commit(struct file_out *f, fathom_err *err);
 void file_out_abort(struct file_out *f); /* also safe after a failed open or commit */
+void file_out_keep(struct file_out *f);  /* ends it, too, but PATH.part stays */
 
 /* pread until n bytes are there; a short file is FATHOM_EFORMAT. */
 int file_pread_full(int fd, void *p, size_t n, uint64_t at, const char *path, fathom_err *err);

@@ -1,8 +1,7 @@
 /* convert.c - `fathom convert`: the command around factory/convert.h. Ctrl-C ends it cleanly:
- * the target is complete or untouched. */
+ * the target is complete or untouched, and the same command goes on later. */
 #include "cmd/cmd.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/mem.h"
@@ -11,7 +10,6 @@
 
 struct state {
     struct progress progress;
-    atomic_bool cancel;
 };
 
 static void on_report(void *user, const char *line)
@@ -21,12 +19,10 @@ static void on_report(void *user, const char *line)
     fprintf(stderr, "%s\n", line);
 }
 
-static void on_progress(void *user, uint64_t done, uint64_t total)
+static bool on_progress(void *user, const char *stage, uint64_t done, uint64_t total)
 {
     struct state *s = user;
-    if (!progress_report(&s->progress, "convert", done, total)) {
-        atomic_store(&s->cancel, true);
-    }
+    return progress_report(&s->progress, stage, done, total);
 }
 
 /* "PATTERN=TYPE"; the pattern is copied to text, which lives as long as the rules. */
@@ -54,7 +50,7 @@ int cmd_convert(struct cli *o)
     if (!o->output && !o->dry_run) {
         return cmd_usage(o, "-o FILE is needed");
     }
-    struct state s = {.cancel = false};
+    struct state s = {0};
     struct convert_options opt = {
         .dir = o->args[0],
         .out = o->output ? o->output : "model.gguf",
@@ -66,7 +62,6 @@ int cmd_convert(struct cli *o)
         .report = on_report,
         .progress = on_progress,
         .user = &s,
-        .cancel = &s.cancel,
     };
     fathom_err err = {0};
     interrupt_on();

@@ -109,7 +109,7 @@ const struct option_def cli_options[] = {
     {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT, "FILE", NULL, 0, 0,
      "the GGUF to write"},
     {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN | CMD_BENCH,
-     "NAME", "f32|f16|bf16|q8|q2|q4|mxfp4", 0, 0,
+     "NAME", "f32|f16|bf16|q8|q2|q2-q4tail|q4|mxfp4", 0, 0,
      "types of the weights; default: mxfp4 to convert, else q2"},
     {"synthetic", 0, OPTION_CHOICE, AT(synthetic), CMD_BENCH, "NAME", "flash|pro", 0, 0,
      "a model of this shape with random weights instead of a file"},

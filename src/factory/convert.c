@@ -1,22 +1,25 @@
-/* convert.c - see convert.h. The order: plan (plan.c), header (meta.c and the GGUF writer),
- * space, then data tensor by tensor in file order through one pair of slice buffers, then
- * verify.c on the finished OUT.part, then the rename. Any failure removes OUT.part and leaves
- * OUT alone.
+/* convert.c - see convert.h. The order: plan (plan.c), header (meta.c and the GGUF writer), space,
+ * journal (journal.c), the frame of OUT.part (header, gaps, size), then all data in any order
+ * (items.c cuts it, write.c runs the threads), then verify.c on the finished OUT.part, then the
+ * rename, and last the journal goes.
  *
- * FP4 experts that become MXFP4 are moved as codes; everything else goes through float rows.
+ * A failure of the source or of the check removes OUT.part; after a full disk, Ctrl-C or a kill it
+ * stays with its journal, and the same command goes on. OUT is never touched before the rename.
  * What a rounding destroys is counted: a value that would become infinite stops the conversion,
  * values that become 0 are reported per tensor. */
 #include "factory/convert.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
-#include "base/num.h"
+#include "factory/journal.h"
 #include "factory/meta.h"
 #include "factory/verify.h"
+#include "factory/write.h"
 #include "gguf/gguf.h"
-#include "quant/encode.h"
 #include "quant/formats.h"
 #include "text/text.h"
 
@@ -26,10 +29,10 @@ struct job {
     struct gguf_writer *w;
     struct buf header;
     struct file_out file;
-    uint64_t done_bytes, total_bytes;
-    float *rows;    /* a slice of decoded rows */
-    uint8_t *coded; /* the same, encoded */
+    struct journal journal;
+    uint64_t total_bytes;
     bool has_tokenizer;
+    bool bad_file; /* the check of the finished file failed */
 };
 
 static void report(const struct job *j, const char *fmt, ...)
@@ -180,9 +183,21 @@ static void report_plan(const struct job *j)
            (unsigned long long)j->total_bytes);
 }
 
+/* Disk space that an unfinished OUT.part holds already. */
+static uint64_t part_bytes(const struct job *j)
+{
+    struct buf path = {0};
+    struct stat st;
+    buf_addf(&path, "%s.part", j->opt->out);
+    bool found = !path.failed && stat(path.p, &st) == 0;
+    buf_free(&path);
+    return found ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
 static int check_space(const struct job *j, fathom_err *err)
 {
-    uint64_t have = file_free_bytes(j->opt->out);
+    uint64_t have = file_free_bytes(j->opt->out), part = part_bytes(j);
+    have += MIN(part, UINT64_MAX - have);
     if (j->opt->space_limit_bytes) {
         have = MIN(have, j->opt->space_limit_bytes);
     }
@@ -201,142 +216,114 @@ static int check_space(const struct job *j, fathom_err *err)
 
 /* ---- data ---- */
 
-static int write_bytes(struct job *j, const void *p, size_t n, fathom_err *err)
+/* What decides the bytes of the file: header, program version, and every source tensor with its
+ * place and its file's size and time. */
+static uint64_t plan_hash(const struct job *j)
 {
-    if (j->opt->cancel && atomic_load(j->opt->cancel)) {
-        return err_set(err, FATHOM_ECANCEL, "cancelled");
-    }
-    int rc = file_out_write(&j->file, p, n, err);
-    if (rc == 0) {
-        j->done_bytes += n;
-        if (j->opt->progress) {
-            j->opt->progress(j->opt->user, j->done_bytes, j->total_bytes);
+    struct checksum c = {0};
+    checksum_add(&c, FATHOM_VERSION, sizeof FATHOM_VERSION);
+    checksum_add(&c, j->header.p, j->header.n);
+    for (size_t i = 0; i < j->plan.n; i++) {
+        const struct plan_tensor *t = &j->plan.t[i];
+        for (uint32_t m = 0; m < t->def.n_mats; m++) {
+            const struct st_tensor *src[2] = {t->mats[m].w, t->mats[m].scale};
+            for (int k = 0; k < 2 && src[k]; k++) {
+                struct stat st = {0};
+                stat(st_file(j->plan.set, src[k]), &st); /* zeros if it fails: reading will */
+                checksum_u64(&c, src[k]->dtype);
+                checksum_u64(&c, src[k]->offset);
+                checksum_u64(&c, src[k]->bytes);
+                checksum_u64(&c, (uint64_t)st.st_size);
+                checksum_u64(&c, (uint64_t)st.st_mtime);
+            }
         }
     }
-    return rc;
+    return checksum_end(&c);
 }
 
-static int pad_to(struct job *j, uint64_t at, fathom_err *err)
+/* Header, the zeros between tensors, and the full size. */
+static int write_frame(struct job *j, fathom_err *err)
 {
     static const uint8_t zeros[256];
-    int rc = 0;
-    while (rc == 0 && j->done_bytes < at) {
-        rc =
-            write_bytes(j, zeros, (size_t)MIN(at - j->done_bytes, (uint64_t)sizeof zeros), err);
+    if (ftruncate(j->file.fd, (off_t)j->total_bytes) != 0) {
+        return err_sys(err, j->file.part, "cannot set the size");
     }
-    return rc;
-}
-
-/* A value that the type would make infinite is refused. */
-static int check_range(const struct plan_tensor *t, const float *x, uint64_t n, fathom_err *err)
-{
-    double limit = type_max_value(t->type);
-    for (uint64_t i = 0; i < n; i++) {
-        if (x[i] > limit || x[i] < -limit) {
-            return err_set(err, FATHOM_EFORMAT,
-                           "%s: the value %g does not fit %s; choose another type for it by a "
-                           "rule, or recipe bf16",
-                           t->def.gguf, (double)x[i], qformat(t->type)->name);
+    int rc = file_out_pwrite(&j->file, j->header.p, j->header.n, 0, err);
+    uint64_t at = j->header.n;
+    for (size_t i = 0; rc == 0 && i <= j->plan.n; i++) {
+        uint64_t next = i < j->plan.n ? gguf_writer_offset(j->w, (int)i) : j->total_bytes;
+        for (uint64_t n; rc == 0 && at < next; at += n) {
+            n = MIN(next - at, (uint64_t)sizeof zeros);
+            rc = file_out_pwrite(&j->file, zeros, n, at, err);
         }
-    }
-    return 0;
-}
-
-static int write_matrix(struct job *j, const struct plan_tensor *t, const struct source *s,
-                        uint64_t *lost, fathom_err *err)
-{
-    uint64_t cols = t->def.cols,
-             step = MIN(source_slice_rows(cols, j->opt->slice_bytes), t->def.rows);
-    size_t row_bytes = qformat_row_bytes(t->type, cols);
-    bool move_codes = t->type == QT_MXFP4 && source_is_fp4(s);
-    struct source_reader r;
-    int rc = source_open(&r, s, step, err);
-    for (uint64_t row = 0; rc == 0 && row < t->def.rows; row += step) {
-        uint64_t n = MIN(step, t->def.rows - row);
-        uint64_t lost_here = 0;
-        if (move_codes) {
-            rc = source_rows_mxfp4(&r, row, n, j->coded, err);
-        } else if ((rc = source_rows(&r, row, n, j->rows, err)) == 0) {
-            for (uint64_t i = 0; i < n; i++) {
-                lost_here +=
-                    quant_encode(t->type, j->rows + i * cols, cols, j->coded + i * row_bytes);
-            }
-            rc = lost_here ? check_range(t, j->rows, n * cols, err) : 0;
-        }
-        *lost += lost_here;
-        rc = rc ? rc : write_bytes(j, j->coded, n * row_bytes, err);
-    }
-    source_close(&r);
-    return rc;
-}
-
-static int write_table(struct job *j, const struct plan_tensor *t, fathom_err *err)
-{
-    uint64_t cols = t->def.cols,
-             step = MIN(source_slice_rows(cols, j->opt->slice_bytes), t->def.rows);
-    int32_t *ids = (int32_t *)(void *)j->rows;
-    int rc = 0;
-    for (uint64_t row = 0; rc == 0 && row < t->def.rows; row += step) {
-        uint64_t n = MIN(step, t->def.rows - row);
-        rc = source_table_rows(&t->mats[0], row, n, j->plan.shape.n_expert, ids, err);
-        for (uint64_t i = 0; rc == 0 && i < n * cols; i++) {
-            store_le32(j->coded + 4 * i, (uint32_t)ids[i]);
-        }
-        rc = rc ? rc : write_bytes(j, j->coded, n * cols * 4, err);
+        at = i < j->plan.n ? next + gguf_writer_tensor_bytes(j->w, (int)i) : at;
     }
     return rc;
 }
 
-static int write_tensor(struct job *j, size_t i, fathom_err *err)
+static void report_lost(const struct job *j, const struct write_result *r)
 {
-    const struct plan_tensor *t = &j->plan.t[i];
-    uint64_t lost = 0;
-    int rc = pad_to(j, gguf_writer_offset(j->w, (int)i), err);
-    if (rc == 0 && t->def.role == ROLE_TABLE) {
-        return write_table(j, t, err);
-    }
-    for (uint32_t m = 0; rc == 0 && m < t->def.n_mats; m++) {
-        rc = write_matrix(j, t, &t->mats[m], &lost, err);
-    }
-    if (rc == 0 && lost) {
-        bool blocks = qformat(t->type)->cls == QC_BLOCK;
-        report(j, "%s: %llu %s too small for %s became 0", t->def.gguf,
-               (unsigned long long)lost, blocks ? "blocks" : "values", qformat(t->type)->name);
-    }
-    return rc;
-}
-
-/* The largest slice of any tensor; a type never takes more bytes than float rows do. */
-static int alloc_slices(struct job *j, fathom_err *err)
-{
-    uint64_t elems = 1;
     for (size_t i = 0; i < j->plan.n; i++) {
-        const struct tensor_def *d = &j->plan.t[i].def;
-        elems =
-            MAX(elems, MIN(source_slice_rows(d->cols, j->opt->slice_bytes), d->rows) * d->cols);
+        const struct plan_tensor *t = &j->plan.t[i];
+        if (r->lost[i]) {
+            bool blocks = qformat(t->type)->cls == QC_BLOCK;
+            report(j, "%s: %llu %s too small for %s became 0", t->def.gguf,
+                   (unsigned long long)r->lost[i], blocks ? "blocks" : "values",
+                   qformat(t->type)->name);
+        }
     }
-    j->rows = mem_alloc(elems, sizeof *j->rows);
-    j->coded = mem_alloc(elems, sizeof *j->rows);
-    return j->rows && j->coded ? 0 : err_nomem(err, "slices of rows", elems * 8);
+}
+
+/* Ends the files: what was done is worth keeping if the cause lies outside of it. */
+static int end_files(struct job *j, int rc, fathom_err *err)
+{
+    bool keep = (rc == FATHOM_ECANCEL || rc == FATHOM_EIO || rc == FATHOM_ENOMEM) &&
+                !j->bad_file && j->journal.n_done > 0;
+    if (rc == 0) {
+        rc = file_out_commit(&j->file, err);
+        journal_close(&j->journal, rc == 0);
+        return rc;
+    }
+    if (keep) {
+        report(j, "%s.part is kept: the same command goes on from there (%zu of %zu pieces)",
+               j->opt->out, j->journal.n_done, j->journal.n_items);
+        file_out_keep(&j->file);
+    } else {
+        file_out_abort(&j->file);
+    }
+    journal_close(&j->journal, !keep);
+    return rc;
 }
 
 static int write_file(struct job *j, fathom_err *err)
 {
-    int rc = alloc_slices(j, err);
-    if (rc || (rc = file_out_open(&j->file, j->opt->out, err)) != 0) {
-        return rc;
+    struct item *items = NULL;
+    size_t n;
+    struct write_result result = {.lost = mem_calloc(j->plan.n + 1, sizeof *result.lost)};
+    int rc = result.lost ? items_make(&items, &n, &j->plan, j->w, err)
+                         : err_nomem(err, "the plan", j->plan.n);
+    if (rc == 0 && (rc = journal_open(&j->journal, j->opt->out, plan_hash(j), n, err)) != 0) {
+        journal_close(&j->journal, false);
+    } else if (rc == 0) {
+        rc = j->journal.n_done ? file_out_resume(&j->file, j->opt->out, err)
+                               : file_out_open(&j->file, j->opt->out, err);
+        rc = rc ? rc : write_frame(j, err);
+        rc = rc ? rc
+                : write_items(&j->plan, items, n, j->opt, &j->file, &j->journal, &result, err);
+        if (rc == 0) {
+            if (result.n_resumed) {
+                report(j, "%zu of %zu pieces were there already and are intact",
+                       result.n_resumed, n);
+            }
+            report_lost(j, &result);
+            rc = verify_file(&j->plan, j->file.part, err);
+            j->bad_file = rc != 0;
+        }
+        rc = end_files(j, rc, err);
     }
-    rc = write_bytes(j, j->header.p, j->header.n, err);
-    for (size_t i = 0; rc == 0 && i < j->plan.n; i++) {
-        rc = write_tensor(j, i, err);
-    }
-    rc = rc ? rc : pad_to(j, j->total_bytes, err);
-    rc = rc ? rc : verify_file(&j->plan, j->file.part, err);
-    if (rc) {
-        file_out_abort(&j->file);
-        return rc;
-    }
-    return file_out_commit(&j->file, err);
+    mem_free(items);
+    mem_free(result.lost);
+    return rc;
 }
 
 int convert_run(const struct convert_options *opt, fathom_err *err)
@@ -352,7 +339,7 @@ int convert_run(const struct convert_options *opt, fathom_err *err)
                        "a GGUF file",
                        opt->out);
     }
-    struct job j = {.opt = opt, .file = {.fd = -1}};
+    struct job j = {.opt = opt, .file = {.fd = -1}, .journal = {.fd = -1}};
     int rc = plan_make(&j.plan, opt, err);
     rc = rc ? rc : make_header(&j, err);
     if (rc == 0) {
@@ -362,8 +349,6 @@ int convert_run(const struct convert_options *opt, fathom_err *err)
     if (rc == 0 && !opt->dry_run) {
         rc = write_file(&j, err);
     }
-    mem_free(j.rows);
-    mem_free(j.coded);
     buf_free(&j.header);
     gguf_writer_free(j.w);
     plan_free(&j.plan);

@@ -1,7 +1,10 @@
 /* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe.
  * The plan (tensors, types, sizes) is made from headers before anything is written; data is
- * streamed in slices, so memory stays at some 20 MiB besides the tokenizer; the file is written as
- * OUT.part, checked by reading it back, and renamed: OUT is complete or untouched. */
+ * streamed in slices, so memory stays below 1 GiB for any number of threads: three slices of
+ * slice_bytes per thread, besides plan and tokenizer. The file is written as OUT.part, checked by
+ * reading it back, and renamed: OUT is complete or untouched. What is finished is listed in
+ * OUT.journal: a conversion that was interrupted, even by kill -9, goes on when the same one is run
+ * again, and gives the same bytes. */
 #ifndef FACTORY_CONVERT_H
 #define FACTORY_CONVERT_H
 
@@ -22,22 +25,24 @@ struct convert_options {
     const char *recipe; /* quant/recipe.h */
     const struct convert_rule *rules;
     size_t n_rules;
-    int threads;                /* reserved; the result does not depend on it */
+    int threads;                /* 0: all cores; the file does not depend on it */
     bool dry_run;               /* plan and report every tensor, write nothing */
     uint64_t space_limit_bytes; /* refuse a larger file; 0: the free space of the disk */
-    uint64_t slice_bytes;       /* floats decoded at a time: bounds the memory; 0: 4 MiB */
+    uint64_t slice_bytes;       /* floats decoded at a time: bounds the memory; 0: 4 MiB,
+                                   less with more than 64 threads */
     /* All optional. report gets one line without newline: everything a user should know (types that
      * differ from the recipe's first choice, what is left out, totals). progress counts bytes of
-     * the output. Both are called on the caller's thread. */
+     * the output: first those found finished, then those still to write; false cancels. Both are
+     * called on the caller's thread. */
     void (*report)(void *user, const char *line);
-    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
+    fathom_progress_fn progress;
     void *user;
     const atomic_bool *cancel; /* set from anywhere: FATHOM_ECANCEL within a slice */
 };
 
 /* Errors: FATHOM_ENOENT / FATHOM_EFORMAT (source not there / not usable; the message names file
  * and tensor), FATHOM_EUNSUPPORTED (another architecture, a recipe of later builds), FATHOM_EINVAL
- * (recipe or rule), FATHOM_EIO (also: not enough space), FATHOM_ENOMEM, FATHOM_ECANCEL. Thread
+ * (recipe or rule, or OUT.journal is of another conversion), FATHOM_EIO (also: not enough space), FATHOM_ENOMEM, FATHOM_ECANCEL. Thread
  * rule: any thread; calls with different OUT may run at the same time. */
 int convert_run(const struct convert_options *opt, fathom_err *err);
 

@@ -14,6 +14,7 @@ static void fill(struct tensor_def *d, const struct shape *s, const struct tenso
     uint64_t ne[3];
     role_dims(s, il < 0 ? 0 : (uint32_t)il, r, ne);
     *d = (struct tensor_def){.role = (enum tensor_role)r->role,
+                             .layer = il,
                              .rank = role_rank(r),
                              .cols = ne[0],
                              .rows = ne[1],

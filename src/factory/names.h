@@ -11,6 +11,7 @@ struct tensor_def {
     char official[NAME_BYTES]; /* of expert tensors: with * in place of the expert's number */
     char gguf[NAME_BYTES];
     enum tensor_role role;
+    int layer;       /* -1: outside the layers */
     uint32_t rank;   /* of the GGUF tensor: 1, 2, or 3 for routed experts */
     uint64_t cols;   /* ne[0]: length of a row (of a vector) */
     uint64_t rows;   /* ne[1]; 1 for vectors */

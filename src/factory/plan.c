@@ -19,7 +19,9 @@ double type_max_value(uint32_t type)
     case QT_F16: return 65504.0;
     case QT_Q8_0: return 127.0 * 65504.0; /* 127 codes of the largest scale */
     case QT_BF16: return 0x1.FEp127;
-    default: return 0x1.FFFFFEp127;
+    case QT_F32:
+    case QT_MXFP4: return 0x1.FFFFFEp127;
+    default: return 65504.0; /* searching types: more than their smallest code needs */
     }
 }
 
@@ -129,7 +131,7 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
 {
     const struct convert_rule *r = &b->opt->rules[i];
     int type = qformat_by_name(r->type);
-    if (type < 0 || !quant_can_encode((uint32_t)type)) {
+    if (type < 0 || !quant_can_encode_weighted((uint32_t)type)) {
         return err_set(err, FATHOM_EINVAL, "rule %s=%s: %s", r->pattern, r->type,
                        type < 0 ? "no such type" : "this build cannot write that type");
     }
@@ -146,7 +148,8 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
 /* First type of the recipe's list for this role that fits. */
 static int choose_by_recipe(struct binder *b, struct plan_tensor *t, fathom_err *err)
 {
-    const int8_t *list = b->p->recipe->type[t->def.role];
+    const int8_t *list =
+        recipe_choices(b->p->recipe, t->def.role, t->def.layer, b->p->shape.n_layer);
     size_t used = 0;
     for (int i = 0; list[i] >= 0; i++) {
         char why[96] = "";

@@ -1,10 +1,11 @@
 /* random_rows.c - see random_rows.h.
  *
- * Float types: the sum of four random bytes (near-Gaussian, 1021 levels) indexes a table of encoded
- * values. Block formats: all bytes random, then the scale fields of each block overwritten by one of 16
- * prepared scales, so that every code and sub-scale occurs. What a random block with scale 1 spreads to
- * is not derived but measured with the format's own decoder; formats with a minimum get the minimum that
- * centres their mean code, so that rows have mean 0.
+ * Float types: the sum of four random bytes (near-Gaussian, 1021 levels) indexes a table of
+ * encoded values. Block formats: all bytes random, then the scale fields of each block
+ * overwritten by one of 16 prepared scales, so that every code and sub-scale occurs. What a
+ * random block with scale 1 spreads to is not derived but measured with the format's own
+ * decoder; formats with a minimum get the minimum that centres their mean code, so that rows
+ * have mean 0.
  * Read next: synthetic.c. */
 #include "factory/random_rows.h"
 

@@ -1,6 +1,7 @@
-/* random_rows.h - random weight rows of any stored type, at memory speed and with a known spread, for
- * models that only have to be measured. Row r depends on seed and r alone, so any slice of a tensor can
- * be made by any thread. Thread rule: a struct random_rows is read-only after init. */
+/* random_rows.h - random weight rows of any stored type, at memory speed and with a known
+ * spread, for models that only have to be measured. Row r depends on seed and r alone, so any
+ * slice of a tensor can be made by any thread. Thread rule: a struct random_rows is read-only
+ * after init. */
 #ifndef FACTORY_RANDOM_ROWS_H
 #define FACTORY_RANDOM_ROWS_H
 
@@ -20,10 +21,10 @@ struct random_rows {
     uint32_t level[RANDOM_LEVELS];                     /* float types: bits of the value */
 };
 
-/* Rows of `cols` values around mean with standard deviation dev. Float types: near-Gaussian. Block
- * formats: uniform random codes, mean near 0 whatever is asked (codes from -8 to 7 are half a step off),
- * and scales that give that deviation.
- * FATHOM_EUNSUPPORTED for types without a known scale, FATHOM_EINVAL if cols does not fit the block. */
+/* Rows of `cols` values around mean with standard deviation dev. Float types: near-Gaussian.
+ * Block formats: uniform random codes, mean near 0 whatever is asked (codes from -8 to 7 are
+ * half a step off), and scales that give that deviation. FATHOM_EUNSUPPORTED for types without
+ * a known scale, FATHOM_EINVAL if cols does not fit the block. */
 int random_rows_init(struct random_rows *g, uint32_t type, uint64_t cols, float mean, float dev,
                      uint64_t seed, fathom_err *err);
 /* Writes rows [first, first + n) one after the other. */

@@ -268,7 +268,7 @@ static int parse_records(struct st_set *s, uint32_t shard, const struct json *ro
             return rc;
         }
     }
-    return check_overlap(s->t + first, s->n - first, file, err);
+    return s->n == first ? 0 : check_overlap(s->t + first, s->n - first, file, err);
 }
 
 /* Reads a JSON object whose keys must be distinct. */

@@ -1,9 +1,10 @@
 /* synthetic.c - see synthetic.h.
  *
- * A tensor list (names.h) with types by the recipe gives the GGUF header; then every tensor is filled
- * slice by slice by a team of workers, straight into the image or into a buffer that is written out.
- * A slice's content depends on the tensor's number and the rows alone (random_rows.h), so both ways
- * give the same bytes. Sizes are known before anything large is allocated. */
+ * A tensor list (names.h) with types by the recipe gives the GGUF header; then every tensor is
+ * filled slice by slice by a team of workers, straight into the image or into a buffer that is
+ * written out. A slice's content depends on the tensor's number and the rows alone
+ * (random_rows.h), so both ways give the same bytes. Sizes are known before anything large is
+ * allocated. */
 #include "factory/synthetic.h"
 
 #include <math.h>
@@ -92,12 +93,17 @@ static void making_free(struct making *m)
     *m = (struct making){0};
 }
 
+static uint32_t stored_type(const struct making *m, const struct tensor_def *d)
+{
+    return recipe_type(m->plan.recipe, d->role, d->layer, m->plan.shape.n_layer, d->cols, NULL);
+}
+
 static int add_tensors(struct making *m, fathom_err *err)
 {
     for (size_t i = 0; i < m->n; i++) {
         const struct tensor_def *d = &m->def[i];
         uint64_t ne[4] = {d->cols, d->rows, d->n_mats, 1};
-        uint32_t type = recipe_type(m->plan.recipe, d->role, d->cols, NULL);
+        uint32_t type = stored_type(m, d);
         int at = gguf_writer_tensor(m->w, d->gguf, type, d->rank, ne, err);
         if (at < 0) {
             return at;
@@ -162,8 +168,8 @@ int synthetic_bytes(uint64_t *bytes, const struct synthetic_options *opt, fathom
 
 /* ---- values ---- */
 
-/* Mean and deviation of a tensor's values. Matrices: 1/sqrt(inputs), which keeps sizes; vectors by a
- * part of their name. */
+/* Mean and deviation of a tensor's values. Matrices: 1/sqrt(inputs), which keeps sizes; vectors
+ * by a part of their name. */
 static void distribution(const struct tensor_def *d, float *mean, float *dev)
 {
     static const struct {
@@ -235,7 +241,7 @@ struct sink {
 static int put_tensor(struct making *m, struct sink *to, size_t i, fathom_err *err)
 {
     const struct tensor_def *d = &m->def[i];
-    uint32_t type = recipe_type(m->plan.recipe, d->role, d->cols, NULL);
+    uint32_t type = stored_type(m, d);
     uint64_t rows = d->rows * d->n_mats, at = gguf_writer_offset(m->w, (int)i);
     struct slice_job job = {.def = d,
                             .seed = splitmix64(m->opt->seed ^ splitmix64(i)),
@@ -337,7 +343,7 @@ static int save_open(struct making *m, struct sink *to, const char *path, fathom
     }
     size_t widest = 0; /* a slice holds at least one row */
     for (size_t i = 0; i < m->n; i++) {
-        uint32_t type = recipe_type(m->plan.recipe, m->def[i].role, m->def[i].cols, NULL);
+        uint32_t type = stored_type(m, &m->def[i]);
         widest = MAX(widest, qformat_row_bytes(type, m->def[i].cols));
     }
     to->slice = mem_alloc(1, MAX(widest, (size_t)SLICE_BYTES));

@@ -1,10 +1,11 @@
-/* synthetic.h - models of the true width with random weights, so that speed can be measured without
- * the real file: a known shape cut to some layers, any recipe's types, no tokenizer. The result is a
- * complete valid GGUF, in memory or as a file that other programs load, too.
+/* synthetic.h - models of the true width with random weights, so that speed can be measured
+ * without the real file: a known shape cut to some layers, any recipe's types, no tokenizer.
+ * The result is a complete valid GGUF, in memory or as a file that other programs load, too.
  *
- * Values are scaled so that activations keep the size they have in a real model: every product is near
- * 1 for inputs near 1, so logits are finite and experts are chosen about evenly. Deterministic by
- * options and seed; the same bytes in memory and in the file, for any number of threads. */
+ * Values are scaled so that activations keep the size they have in a real model: every product
+ * is near 1 for inputs near 1, so logits are finite and experts are chosen about evenly.
+ * Deterministic by options and seed; the same bytes in memory and in the file, for any number
+ * of threads. */
 #ifndef FACTORY_SYNTHETIC_H
 #define FACTORY_SYNTHETIC_H
 
@@ -30,8 +31,8 @@ struct synthetic_options {
 };
 
 /* The shape that synthetic_make and _save give. Default kinds of a cut: the first layer's, then
- * those from layer 2 on (Flash 0, 4, 128, 4, ...), so that few layers have all kinds; hash layers in
- * proportion, at least one. FATHOM_EINVAL for unknown names and impossible sizes. */
+ * those from layer 2 on (Flash 0, 4, 128, 4, ...), so that few layers have all kinds; hash
+ * layers in proportion, at least one. FATHOM_EINVAL for unknown names and impossible sizes. */
 int synthetic_shape(struct shape *s, const struct synthetic_options *opt, fathom_err *err);
 /* Bytes of the model's file. */
 int synthetic_bytes(uint64_t *bytes, const struct synthetic_options *opt, fathom_err *err);
@@ -45,8 +46,8 @@ struct synthetic {
  * FATHOM_ECANCEL. */
 int synthetic_make(struct synthetic *out, const struct synthetic_options *opt, fathom_err *err);
 void synthetic_free(struct synthetic *m);
-/* The same into a file, complete or not at all; needs some 64 MiB of memory. FATHOM_ENOMEM also when
- * the disk has no room; FATHOM_EIO. */
+/* The same into a file, complete or not at all; needs some 64 MiB of memory. FATHOM_ENOMEM also
+ * when the disk has no room; FATHOM_EIO. */
 int synthetic_save(const char *path, const struct synthetic_options *opt, fathom_err *err);
 
 #endif

@@ -154,7 +154,8 @@ static int bind_role(struct weights *w, const struct source *src, const struct s
         uint64_t ne[3];
         role_dims(s, layer, r, ne);
         role_name(r, il, name, sizeof name);
-        uint32_t type = recipe_type(src->recipe, (enum tensor_role)r->role, ne[0], NULL);
+        uint32_t type =
+            recipe_type(src->recipe, (enum tensor_role)r->role, il, s->n_layer, ne[0], NULL);
         return add(w, name, NULL, type, ne, handle, err);
     }
     const struct gguf_tensor *t = lookup(src->g, r, il, name, sizeof name);

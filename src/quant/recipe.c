@@ -22,6 +22,10 @@
 #define EXPERTS(...)                                                    \
     [ROLE_GATE_EXPS] = T(__VA_ARGS__), [ROLE_UP_EXPS] = T(__VA_ARGS__), \
     [ROLE_DOWN_EXPS] = T(__VA_ARGS__)
+#define TWO_BIT_EXPERTS                                \
+    [ROLE_GATE_EXPS] = T(QT_IQ2_XXS, QT_Q8_0, QT_F16), \
+    [ROLE_UP_EXPS] = T(QT_IQ2_XXS, QT_Q8_0, QT_F16),   \
+    [ROLE_DOWN_EXPS] = T(QT_Q2_K, QT_Q8_0, QT_F16)
 #define MATRICES(...)                                              \
     [ROLE_EMBED] = T(__VA_ARGS__), [ROLE_HEAD] = T(__VA_ARGS__),   \
     [ROLE_DENSE] = T(__VA_ARGS__), [ROLE_ROUTER] = T(__VA_ARGS__), \
@@ -31,24 +35,31 @@
     [ROLE_DENSE] = T(QT_Q8_0, QT_F16, QT_BF16), [ROLE_ROUTER] = T(QT_F16, QT_F32), \
     [ROLE_HC_FN] = T(QT_F16, QT_F32), [ROLE_COMPRESSOR] = T(QT_F16, QT_F32),       \
     [ROLE_INDEXER] = T(QT_F16, QT_F32)
+#define NO_TAIL \
+    0,          \
+    {           \
+        -1      \
+    }
 
 /* clang-format off */
 static const struct recipe RECIPES[] = {
     {"q2", "routed gate/up IQ2_XXS, down Q2_K; other large matrices Q8_0, small ones F16", 19,
-     {FIXED, REFERENCE_MIX, [ROLE_GATE_EXPS] = T(QT_IQ2_XXS, QT_Q8_0, QT_F16),
-      [ROLE_UP_EXPS] = T(QT_IQ2_XXS, QT_Q8_0, QT_F16), [ROLE_DOWN_EXPS] = T(QT_Q2_K, QT_Q8_0, QT_F16)}},
+     {FIXED, REFERENCE_MIX, TWO_BIT_EXPERTS}, NO_TAIL},
+    {"q2-q4tail", "as q2, but the routed experts of the last six layers Q4_K", 19,
+     {FIXED, REFERENCE_MIX, TWO_BIT_EXPERTS},
+     6, T(QT_Q4_K, QT_Q8_0, QT_F16)},
     {"q4", "routed experts Q4_K; other large matrices Q8_0, small ones F16", 15,
-     {FIXED, REFERENCE_MIX, EXPERTS(QT_Q4_K, QT_Q8_0, QT_F16)}},
+     {FIXED, REFERENCE_MIX, EXPERTS(QT_Q4_K, QT_Q8_0, QT_F16)}, NO_TAIL},
     {"mxfp4", "routed experts MXFP4 (lossless from FP4); other large matrices Q8_0", 38,
-     {FIXED, REFERENCE_MIX, EXPERTS(QT_MXFP4, QT_Q8_0, QT_F16)}},
+     {FIXED, REFERENCE_MIX, EXPERTS(QT_MXFP4, QT_Q8_0, QT_F16)}, NO_TAIL},
     {"q8", "all large matrices Q8_0, small ones F16", 7,
-     {FIXED, REFERENCE_MIX, EXPERTS(QT_Q8_0, QT_F16, QT_BF16)}},
+     {FIXED, REFERENCE_MIX, EXPERTS(QT_Q8_0, QT_F16, QT_BF16)}, NO_TAIL},
     {"bf16", "matrices BF16: lossless for official checkpoints", 32,
-     {FIXED, MATRICES(QT_BF16), [ROLE_HC_FN] = T(QT_F32)}},
+     {FIXED, MATRICES(QT_BF16), [ROLE_HC_FN] = T(QT_F32)}, NO_TAIL},
     {"f16", "matrices F16", 1,
-     {FIXED, MATRICES(QT_F16, QT_BF16), [ROLE_HC_FN] = T(QT_F16, QT_F32)}},
+     {FIXED, MATRICES(QT_F16, QT_BF16), [ROLE_HC_FN] = T(QT_F16, QT_F32)}, NO_TAIL},
     {"f32", "everything F32", 0,
-     {FIXED, MATRICES(QT_F32), [ROLE_HC_FN] = T(QT_F32)}},
+     {FIXED, MATRICES(QT_F32), [ROLE_HC_FN] = T(QT_F32)}, NO_TAIL},
 };
 /* clang-format on */
 
@@ -92,24 +103,37 @@ const struct recipe *recipe_find(const char *name, fathom_err *err)
     return NULL;
 }
 
+static bool is_routed(enum tensor_role role)
+{
+    return role == ROLE_GATE_EXPS || role == ROLE_UP_EXPS || role == ROLE_DOWN_EXPS;
+}
+
+const int8_t *recipe_choices(const struct recipe *r, enum tensor_role role, int layer,
+                             uint32_t n_layer)
+{
+    bool in_tail = layer >= 0 && (uint64_t)layer + r->n_tail >= n_layer;
+    return r->n_tail && in_tail && is_routed(role) ? r->tail : r->type[role];
+}
+
 bool recipe_writable(const struct recipe *r)
 {
     for (int role = 0; role < ROLE_COUNT; role++) {
         uint32_t first = (uint32_t)r->type[role][0];
-        if (role != ROLE_TABLE && !quant_can_encode(first)) {
+        if (role != ROLE_TABLE && !quant_can_encode_weighted(first)) {
             return false;
         }
     }
-    return true;
+    return !r->n_tail || quant_can_encode_weighted((uint32_t)r->tail[0]);
 }
 
-uint32_t recipe_type(const struct recipe *r, enum tensor_role role, uint64_t cols,
-                     bool *fallback)
+uint32_t recipe_type(const struct recipe *r, enum tensor_role role, int layer, uint32_t n_layer,
+                     uint64_t cols, bool *fallback)
 {
+    const int8_t *list = recipe_choices(r, role, layer, n_layer);
     uint32_t best = QT_F32;
     int i = 0;
-    for (; i < RECIPE_CHOICES && r->type[role][i] >= 0; i++) {
-        best = (uint32_t)r->type[role][i];
+    for (; i < RECIPE_CHOICES && list[i] >= 0; i++) {
+        best = (uint32_t)list[i];
         if (cols % qformat(best)->block_elems == 0) {
             break;
         }

@@ -177,8 +177,6 @@ def test_convert_refuses(work):
     with open(out, "rb") as f:
         assert f.read() == b"precious"
     assert not os.path.exists(out + ".part")
-    code, _, err = run("convert", MINI_DIR, "-o", out, "--recipe", "q2")
-    assert code in (1, 2) and "q2" in err
     bad(2, "takes", "convert", MINI_DIR, "-o", out, "--recipe", "q17")
     bad(2, "NAME=TYPE", "convert", MINI_DIR, "-o", out, "--rule", "x")
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""`fathom convert`: 2-bit files that still answer, the same bytes for any number of threads, and kill
+-9 at random moments: nothing ever stands under the final name before it is complete, and the same
+command goes on to the bytes of an uninterrupted run. KILLS sets how often, SEED the moments."""
+import random
+import signal
+import time
+
+from program import *
+
+KILLS = int(os.environ.get("KILLS", 10))
+
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def timed(work, name, *more):
+    out, start = os.path.join(work, name), time.time()
+    converted(MINI_DIR, out, "q2", "--threads", "1", *more)
+    return content(out), time.time() - start
+
+
+def test_q2_answers(work):
+    out = os.path.join(work, "answer.gguf")
+    converted(MINI_DIR, out, "q2")
+    assert "all checks passed" in good("inspect", "--check", out)
+    types = {t["type"] for t in json.loads(good("inspect", "--json", "-m", out))["tensors"]}
+    assert {"IQ2_XXS", "Q2_K", "Q8_0"} <= types, types
+    assert good("run", "-m", out, "--temp", "0", "--think", "off", "-p", "Reverse these words: tea, key").strip() == "key, tea"
+
+
+def test_threads(work):
+    one = timed(work, "t1.gguf")[0]
+    for n in (2, 3):
+        out = os.path.join(work, f"t{n}.gguf")
+        converted(MINI_DIR, out, "q2", "--threads", n)
+        assert content(out) == one, n
+
+
+def test_dry_run(work):
+    out = os.path.join(work, "dry.gguf")
+    code, _, err = run("convert", MINI_DIR, "-o", out, "--recipe", "q2-q4tail", "--dry-run",
+                       "--rule", "blk.*.attn_q_a.weight=Q8_0", "--rule", "output.weight=Q6_K")
+    assert code == 0, err
+    assert "blk.4.ffn_up_exps.weight: Q4_K from BF16, 256 x 256 x 8, 294912 bytes" in err
+    assert "output.weight: Q6_K from BF16" in err
+    assert not [f for f in os.listdir(work) if f.startswith("dry")]
+
+
+def test_killed(work):
+    """Each round starts the same command and kills it; every round must begin where the last ended."""
+    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    # IQ2_XXS nearly everywhere, so that there is time to be killed.
+    rules = ["--rule", "*_exps.weight=IQ2_XXS", "--rule", "*shexp.weight=IQ2_XS"]
+    want, seconds = timed(work, "whole.gguf", *rules)
+    out = os.path.join(work, "killed.gguf")
+    part, journal = out + ".part", out + ".journal"
+    command = [PROGRAM, "convert", MINI_DIR, "-o", out, "--recipe", "q2", "--threads", "2", *rules]
+    with open(out, "wb") as f:
+        f.write(b"an older file")
+    killed = resumed = 0
+    for _ in range(3 * KILLS):
+        if killed >= KILLS:
+            break
+        had = os.path.exists(journal) and content(journal).count(b"\n") > 1
+        p = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment())
+        try:
+            p.wait(rng.uniform(0, 0.6 * seconds))
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+        err = p.communicate()[1].decode()
+        if p.returncode == 0:  # it was done before the kill: it must be right; begin again
+            assert content(out) == want
+            assert not os.path.exists(part) and not os.path.exists(journal)
+            resumed += "were there already" in err
+            with open(out, "wb") as f:
+                f.write(b"an older file")
+            continue
+        assert p.returncode == -signal.SIGKILL, (p.returncode, err)
+        killed += 1
+        now = content(out)
+        if now == want:  # killed between the rename and the end
+            with open(out, "wb") as f:
+                f.write(b"an older file")
+        else:
+            assert now == b"an older file"
+            assert not had or os.path.exists(journal)
+    code, _, err = run(*command[1:])
+    assert code == 0, err
+    resumed += "were there already" in err
+    assert content(out) == want
+    assert not os.path.exists(part) and not os.path.exists(journal)
+    print(f"killed {killed} times, {resumed} runs went on to the end")
+    assert killed >= min(KILLS, 3) and resumed > 0
+
+
+def test_other_plan(work):
+    """A file left by another recipe is neither used nor removed."""
+    out = os.path.join(work, "other.gguf")
+    p = subprocess.Popen([PROGRAM, "convert", MINI_DIR, "-o", out, "--recipe", "q2", "--threads", "1"],
+                         stderr=subprocess.DEVNULL, env=environment())
+    limit = time.time() + 60
+    while not os.path.exists(out + ".part") and p.poll() is None and time.time() < limit:
+        time.sleep(0.002)
+    p.kill()
+    p.wait()
+    assert os.path.exists(out + ".journal")
+    before = content(out + ".journal")
+    code, _, err = run("convert", MINI_DIR, "-o", out, "--recipe", "q8")
+    assert code == 1 or code == 2, (code, err)
+    assert "to start over" in err and ".journal" in err, err
+    assert content(out + ".journal") == before and not os.path.exists(out)
+    os.remove(out + ".journal")
+    os.remove(out + ".part")
+    converted(MINI_DIR, out, "q8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
