@@ -1,5 +1,6 @@
-/* bench.c - `fathom bench`: which of its parts runs, and which options go together. Everything that
- * is measured is quoted against what the machine reached in the same run. Read next: bench_model.c. */
+/* bench.c - `fathom bench`: which of its parts runs, and which options go together. Everything
+ * that is measured is quoted against what the machine reached in the same run. Read next:
+ * bench_model.c. */
 #include "cmd/bench.h"
 
 static int check_kernels(const struct cli *o)

@@ -1,6 +1,7 @@
-/* bench.h - `fathom bench`: what its files share. bench.c chooses; bench_machine.c measures what the
- * machine can do at most; bench_kernels.c the products of the CPU backend against that; bench_model.c
- * whole steps of a model; bench_bytes.c counts what a step has to read; bench_report.c prints. */
+/* bench.h - `fathom bench`: what its files share. bench.c chooses; bench_machine.c measures
+ * what the machine can do at most; bench_kernels.c the products of the CPU backend against
+ * that; bench_model.c whole steps of a model; bench_bytes.c counts what a step has to read;
+ * bench_report.c prints. */
 #ifndef CMD_BENCH_H
 #define CMD_BENCH_H
 
@@ -28,8 +29,8 @@ const char *bench_cpu_name(void); /* as the system reports it; static buffer */
 int bench_reader_open(struct bench_reader *r, const void *p, size_t bytes, uint32_t threads,
                       fathom_err *err);
 void bench_reader_close(struct bench_reader *r);
-/* One pass over the block; GB/s. Each worker reads its part as this many streams in turn: 1 is the
- * plain read loop, several keep more of the memory's prefetchers busy. */
+/* One pass over the block; GB/s. Each worker reads its part as this many streams in turn: 1 is
+ * the plain read loop, several keep more of the memory's prefetchers busy. */
 enum { BENCH_PLAIN = 1, BENCH_STREAMS = 4 };
 double bench_read_pass(struct bench_reader *r, uint32_t streams);
 /* Best read (of either kind, over a block of its own) and best integer rate. */
@@ -85,11 +86,12 @@ struct bench_result {
 
 int bench_model(struct cli *o);
 
-/* What a decode step at position `pos` has to read by the recorded program: every matrix once, of
- * experts the ones used, of tables one row, and the cache rows it attends to. layer -1: embedding
- * and head. */
+/* What a decode step at position `pos` has to read by the recorded program: every matrix once,
+ * of experts the ones used, of tables one row, and the cache rows it attends to. layer -1:
+ * embedding and head. */
 uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos);
-/* Multiplications and additions by the layers' matrices for one token, as counted for experts above. */
+/* Multiplications and additions by the layers' matrices for one token, as counted for experts
+ * above. */
 double bench_product_flop(const struct program *p);
 
 /* Output as asked by --csv and --json: head, a row as soon as it is known, end. */

@@ -1,6 +1,7 @@
-/* bench_bytes.c - how many bytes a decode step has to read, and how much arithmetic a prompt token's
- * products are, counted over the recorded program and its weights, so that it holds for any file and any
- * mix of types. Writes and activations are not counted: they stay in the caches. */
+/* bench_bytes.c - how many bytes a decode step has to read, and how much arithmetic a prompt
+ * token's products are, counted over the recorded program and its weights, so that it holds for
+ * any file and any mix of types. Writes and activations are not counted: they stay in the
+ * caches. */
 #include "cmd/bench.h"
 
 #include "base/mem.h"

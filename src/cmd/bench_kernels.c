@@ -1,10 +1,11 @@
 /* bench_kernels.c - `fathom bench --kernels`: the CPU backend's products against the machine.
  *
- * A cell is one weight format on one instruction-set tier with one number of threads. What runs is a
- * recorded program of one LINEAR op, compiled by the backend, so what is measured is what a model's step
- * runs. Decode: 1 token, rows of 4096 columns streamed from memory, in GB/s of weight bytes, each pass
- * next to a pass of plain reads over the same bytes, because the machine's own speed drifts. Prefill:
- * 64 and 512 tokens on rows of 4096 columns (4096 rows; fewer on slow tiers), in GFLOP/s.
+ * A cell is one weight format on one instruction-set tier with one number of threads. What runs
+ * is a recorded program of one LINEAR op, compiled by the backend, so what is measured is what
+ * a model's step runs. Decode: 1 token, rows of 4096 columns streamed from memory, in GB/s of
+ * weight bytes, each pass next to a pass of plain reads over the same bytes, because the
+ * machine's own speed drifts. Prefill: 64 and 512 tokens on rows of 4096 columns (4096 rows;
+ * fewer on slow tiers), in GFLOP/s.
  * Read next: bench_machine.c. */
 #include "cmd/bench.h"
 
@@ -184,7 +185,8 @@ static int prefill_rate(double *gflops, uint32_t n_tok, uint32_t n_row, double s
     return rc;
 }
 
-/* A short try tells how many rows a pass of a quarter of the time has, so that slow tiers end, too. */
+/* A short try tells how many rows a pass of a quarter of the time has, so that slow tiers end,
+ * too. */
 static int measure_prefill(struct cell *c, int which, const struct op_weight *w, uint32_t mask,
                            fathom_err *err)
 {
@@ -311,12 +313,11 @@ static void print_machine(struct kernels *k)
     }
     for (uint32_t i = 0; i < k->n_threads; i++) {
         if (k->o->json) {
-            buf_addf(
-                &k->json,
-                "%s{\"threads\":%u,\"plain_read_gbs\":%.2f,\"read_gbs\":%.2f,\"int8_gops\":%.0f,\"f32_gflops\":"
-                "%.0f}",
-                i ? "," : "", k->threads[i], k->plain_gbs[i], k->read_gbs[i], k->int8_gops[i],
-                k->f32_gflops[i]);
+            buf_addf(&k->json,
+                     "%s{\"threads\":%u,\"plain_read_gbs\":%.2f,\"read_gbs\":%.2f,"
+                     "\"int8_gops\":%.0f,\"f32_gflops\":%.0f}",
+                     i ? "," : "", k->threads[i], k->plain_gbs[i], k->read_gbs[i],
+                     k->int8_gops[i], k->f32_gflops[i]);
         } else {
             printf("%7u %16.1f %10.1f %11.0f %12.0f\n", k->threads[i], k->plain_gbs[i],
                    k->read_gbs[i], k->int8_gops[i], k->f32_gflops[i]);
@@ -340,14 +341,14 @@ static void print_cell(struct kernels *k, const struct cell *c, uint32_t threads
         printf("%s,%u,%s,%.3f,%.3f,%.3f,%.2f,%.2f\n", c->tier, c->threads, format, c->gbs,
                c->plain_gbs, c->read_gbs, c->gflops[0], c->gflops[1]);
     } else if (k->o->json) {
-        buf_addf(
-            &k->json,
-            "%s{\"format\":\"%s\",\"tier\":\"%s\",\"threads\":%u,\"gbs\":%.3f,"
-            "\"plain_read_gbs\":%.3f,\"read_gbs\":%.3f,\"share\":%.4f,\"gflops_t64\":%.2f,\"gflops_t512\":%.2f,"
-            "\"peak\":\"%s\",\"peak_share_t512\":%.4f}",
-            k->n_cell ? "," : "", format, c->tier, c->threads, c->gbs, c->plain_gbs,
-            c->read_gbs, c->gbs / c->plain_gbs, c->gflops[0], c->gflops[1],
-            block ? "int8" : "f32", c->gflops[1] / peak);
+        buf_addf(&k->json,
+                 "%s{\"format\":\"%s\",\"tier\":\"%s\",\"threads\":%u,\"gbs\":%.3f,"
+                 "\"plain_read_gbs\":%.3f,\"read_gbs\":%.3f,\"share\":%.4f,"
+                 "\"gflops_t64\":%.2f,\"gflops_t512\":%.2f,"
+                 "\"peak\":\"%s\",\"peak_share_t512\":%.4f}",
+                 k->n_cell ? "," : "", format, c->tier, c->threads, c->gbs, c->plain_gbs,
+                 c->read_gbs, c->gbs / c->plain_gbs, c->gflops[0], c->gflops[1],
+                 block ? "int8" : "f32", c->gflops[1] / peak);
     } else {
         printf("%-8s %-7s %7u  %7.2f %5.0f%% %5.0f%%", format, c->tier, c->threads, c->gbs,
                percent(c->gbs, c->plain_gbs), percent(c->gbs, c->read_gbs));

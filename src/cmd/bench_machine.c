@@ -1,7 +1,7 @@
-/* bench_machine.c - what this machine can do at most: plain reads of memory by the same number of
- * threads that the kernels get, and register-only integer and float loops. Everything else in the
- * benchmark is quoted against these, measured in the same run. Best of several passes: a pass can only
- * be slowed down from outside. */
+/* bench_machine.c - what this machine can do at most: plain reads of memory by the same number
+ * of threads that the kernels get, and register-only integer and float loops. Everything else
+ * in the benchmark is quoted against these, measured in the same run. Best of several passes: a
+ * pass can only be slowed down from outside. */
 #include "cmd/bench.h"
 
 #include <stdio.h>

@@ -1,11 +1,12 @@
 /* bench_model.c - whole steps of a model: prefill and decode at context frontiers.
  *
- * At a frontier C the session is brought to just before C (by computing the prompt, or with --fill by
- * random cache rows and a short prompt), then the last tokens up to C are decoded one by one and timed.
- * So all decode figures are for positions just below C, and nothing is computed twice.
- * The ids are random, drawn by position: sampling costs nothing and every run does the same work.
- * A few decode steps and the last chunk of each prompt run traced, op by op; their shares split the
- * measured times over layer kinds, from which a cut model is extrapolated to all layers.
+ * At a frontier C the session is brought to just before C (by computing the prompt, or with
+ * --fill by random cache rows and a short prompt), then the last tokens up to C are decoded one
+ * by one and timed. So all decode figures are for positions just below C, and nothing is
+ * computed twice. The ids are random, drawn by position: sampling costs nothing and every run
+ * does the same work. A few decode steps and the last chunk of each prompt run traced, op by
+ * op; their shares split the measured times over layer kinds, from which a cut model is
+ * extrapolated to all layers.
  * Read next: bench_bytes.c, bench_report.c. */
 #include "cmd/bench.h"
 

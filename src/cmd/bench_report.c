@@ -1,6 +1,6 @@
-/* bench_report.c - prints what bench_model.c measured: a table, CSV (product columns only, one row as
- * soon as it is known) or JSON (everything). Whatever is not measured directly says so: rows with a
- * random cache, speeds extrapolated to all layers. */
+/* bench_report.c - prints what bench_model.c measured: a table, CSV (product columns only, one
+ * row as soon as it is known) or JSON (everything). Whatever is not measured directly says so:
+ * rows with a random cache, speeds extrapolated to all layers. */
 #include "cmd/bench.h"
 
 #include <stdio.h>
@@ -96,14 +96,13 @@ static void text_ops(struct buf *b, const struct bench_row *row)
 
 static void text_products(struct buf *b, const struct bench_result *r)
 {
-    buf_adds(b, "\nprefill, weight products:");
+    buf_addf(b, "\nprefill, weight products; int8 peak %.0f GOP/s\n", r->int8_gops);
     for (uint32_t i = 0; i < r->n_row; i++) {
         const struct bench_row *row = &r->row[i];
         double gflops = r->product_flop / row->product_seconds / 1e9;
-        buf_addf(b, "%s at %u %.0f GFLOP/s (%.0f%%)", i ? "," : "", row->ctx, gflops,
+        buf_addf(b, "%9u  %.0f GFLOP/s (%.1f%%)\n", row->ctx, gflops,
                  100 * gflops / r->int8_gops);
     }
-    buf_addf(b, "; int8 peak %.0f GOP/s\n", r->int8_gops);
 }
 
 static void text_extrapolated(struct buf *b, const struct bench_result *r)

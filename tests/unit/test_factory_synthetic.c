@@ -1,6 +1,7 @@
-/* test_factory_synthetic.c - random rows have the spread that was asked for, in every format; synthetic
- * models are valid, the same bytes in memory and in a file and for any number of threads, and their
- * step gives finite logits of sane size; what cannot be made is refused with the reason. */
+/* test_factory_synthetic.c - random rows have the spread that was asked for, in every format;
+ * synthetic models are valid, the same bytes in memory and in a file and for any number of
+ * threads, and their step gives finite logits of sane size; what cannot be made is refused with
+ * the reason. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,8 +24,8 @@
 
 enum { COLS = 1024, ROWS = 64 };
 
-/* Mean and spread of the decoded values, all of them finite. Uniform codes: the tolerance covers
- * 65536 values, codes that reach from -8 to 7, and the step of a power-of-two scale. */
+/* Mean and spread of the decoded values, all of them finite. Uniform codes: the tolerance
+ * covers 65536 values, codes that reach from -8 to 7, and the step of a power-of-two scale. */
 static void check_rows(uint32_t type, float mean, float dev)
 {
     struct random_rows g;
