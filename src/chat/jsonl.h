@@ -1,6 +1,6 @@
 /* jsonl.h - one line in, one line out: the work behind `fathom render --jsonl` and `fathom
  * parse
- * --jsonl` (forms: product.md "Commands"; entries: tests/data/chat-vectors/README.md).
+ * --jsonl` (forms: `fathom help render`; entries: tests/data/chat-vectors/README.md).
  * Thread-safe; the tokenizer is only read. */
 #ifndef CHAT_JSONL_H
 #define CHAT_JSONL_H

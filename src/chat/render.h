@@ -28,8 +28,8 @@ struct chat_render_opts {
 };
 
 /* Words of the command line (--think) and of the APIs: off, on, none, minimal, low, medium,
- * high, xhigh, max, ultra; sets thinking and effort for o->release (the table of api.md section
- * 7). n_ctx, if not 0, is the context length: below CHAT_MAX_EFFORT_CTX "max" becomes "high".
+ * high, xhigh, max, ultra; sets thinking and effort for o->release.
+ * n_ctx, if not 0, is the context length: below CHAT_MAX_EFFORT_CTX "max" becomes "high".
  * False: unknown word, nothing set. */
 enum { CHAT_MAX_EFFORT_CTX = 393216 };
 bool chat_think_set(struct chat_render_opts *o, const char *word, uint64_t n_ctx);

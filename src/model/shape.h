@@ -27,7 +27,7 @@ struct shape {
     uint32_t max_ratio; /* A: largest ratio, 1 if all are 0 */
     uint16_t ratio[SHAPE_MAX_LAYERS];
     float swiglu_lim[SHAPE_MAX_LAYERS];
-    bool release_0731; /* chat release of the file (product.md decision 2) */
+    bool release_0731; /* chat release of the file (docs/gguf.md 2.2) */
 };
 
 /* k of model.md 7: 2 (overlap) for ratio 4, else 1. */
