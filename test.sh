@@ -168,6 +168,18 @@ if build build-tsan tsan ""; then
     fi
 fi
 
+title "arm64: cross compiled, run by qemu"
+arm64_ready() { setup_arm64 || return 77; }
+if check arm64-setup arm64_ready; then
+    if [ -n "$long" ]; then
+        build build-arm64 arm64 "" &&
+            run_ctest ctest-arm64 build/arm64 -L '^(unit|ops|golden)$' -E '^check_|^golden_test_'
+    else
+        build build-arm64 arm64 "test_backend_kern test_backend_linear test_engine_bits" &&
+            run_ctest ctest-arm64 build/arm64 -R '^test_(backend_(kern|linear)|engine_bits)$'
+    fi
+fi
+
 title "clang"
 if [ -n "$CLANG" ]; then
     if dir=clang build build-clang release "" -B build/clang -DCMAKE_C_COMPILER="$CLANG"; then
