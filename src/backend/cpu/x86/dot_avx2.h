@@ -1,0 +1,174 @@
+/* dot_avx2.h - products of weight rows in file layout with an A8 row, for AVX2: what the formats
+ * share. Included by rows_avx2.c only.
+ *
+ * Eight blocks of 32 (256 elements) make one step: a format's function delivers their exact integer
+ * sums I1 and I2 of op.h, one block a lane, and their scales; steps feed lanes 0..7 and 8..15 in turn.
+ * A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs, in 16 bits. Codes are
+ * below 64, so that a pair (2 * 63 * 127) may be added to another one before it is widened. Signed
+ * codes are stored with an offset, whose part is subtracted at the end.
+ * Read next: dot_k_avx2.h (Q2_K to Q6_K, MXFP4, Q4_0), dot_iq2_avx2.h. */
+#ifndef CPU_DOT_AVX2_H
+#define CPU_DOT_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "backend/cpu/kern.h"
+#include "base/num.h"
+
+/* Specialised once per format: the format's function is a constant. */
+#define DOT_INLINE static inline __attribute__((always_inline))
+
+struct sums8 {
+    __m256i i1, i2;
+    __m256 d, m; /* i2 and m only where the format has minima */
+};
+/* w: 8 blocks of 32; q and sum: their activations. */
+typedef struct sums8 sums8_fn(const uint8_t *w, const int8_t *q, const int16_t *sum);
+
+/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never -0. */
+struct pad8 {
+    uint8_t w[8 * 36];
+    int8_t q[256];
+    int16_t sum[16];
+    float d[8];
+};
+
+static void pad_tail(struct pad8 *p, const uint8_t *w, size_t w_bytes,
+                     const struct act_codes *x, size_t b0, size_t left)
+{
+    memset(p, 0, sizeof *p);
+    memcpy(p->w, w, w_bytes);
+    memcpy(p->q, x->q + 32 * b0, 32 * left);
+    memcpy(p->sum, x->sum + 2 * b0, 2 * left * sizeof *p->sum);
+    memcpy(p->d, x->d + b0, left * sizeof *p->d);
+}
+
+DOT_INLINE float halving_sum(__m256 lo, __m256 hi)
+{
+    __m256 h = _mm256_add_ps(lo, hi);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+/* c += of one step. */
+DOT_INLINE __m256 step_add(__m256 c, const struct sums8 *s, const float *d_act, bool has_min)
+{
+    __m256 da = _mm256_loadu_ps(d_act);
+    c = _mm256_fmadd_ps(_mm256_mul_ps(s->d, da), _mm256_cvtepi32_ps(s->i1), c);
+    if (has_min) {
+        c = _mm256_fnmadd_ps(_mm256_mul_ps(s->m, da), _mm256_cvtepi32_ps(s->i2), c);
+    }
+    return c;
+}
+
+/* One row and token; bytes8: of 8 blocks. */
+DOT_INLINE float dot_row(const uint8_t *w, const struct act_codes *x, size_t n, size_t bytes8,
+                         bool has_min, sums8_fn *fn)
+{
+    __m256 c[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    struct pad8 pad;
+    for (size_t b = 0; b < n / 32; b += 8, w += bytes8) {
+        struct act_codes a = {x->q + 32 * b, x->d + b, x->sum + 2 * b};
+        const uint8_t *from = w;
+        if (n / 32 - b < 8) {
+            pad_tail(&pad, w, bytes8 * (n / 32 - b) / 8, x, b, n / 32 - b);
+            a = (struct act_codes){pad.q, pad.d, pad.sum};
+            from = pad.w;
+        }
+        struct sums8 s = fn(from, a.q, a.sum);
+        __m256 done = step_add(c[0], &s, a.d, has_min);
+        c[0] = c[1]; /* the other half's turn */
+        c[1] = done;
+    }
+    /* after an even number of steps c[0] has lanes 0..7, after an odd one c[1]: a sum commutes */
+    return halving_sum(c[0], c[1]);
+}
+
+#define DOT_ROWS(name, bytes8, has_min)                                                      \
+    static void rows_##name(const void *w, size_t row_bytes, uint32_t n_row,                 \
+                            const struct act_codes *x, uint32_t n_tok, size_t n, float *out, \
+                            size_t out_ld)                                                   \
+    {                                                                                        \
+        for (uint32_t r = 0; r < n_row; r++) {                                               \
+            const uint8_t *row = (const uint8_t *)w + r * row_bytes;                         \
+            for (uint32_t t = 0; t < n_tok; t++) {                                           \
+                out[t * out_ld + r] = dot_row(row, &x[t], n, bytes8, has_min, sums_##name);  \
+            }                                                                                \
+        }                                                                                    \
+    }
+
+DOT_INLINE __m256i load32(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+DOT_INLINE __m256i and_bytes(__m256i a, int byte)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi8((char)byte));
+}
+/* `add` in the bytes of v where bits has `bit`; v has none of it. */
+DOT_INLINE __m256i add_where(__m256i v, __m256i bits, int bit, int add)
+{
+    __m256i one = _mm256_set1_epi8((char)bit);
+    __m256i has = _mm256_cmpeq_epi8(_mm256_and_si256(bits, one), one);
+    return _mm256_or_si256(v, and_bytes(has, add));
+}
+/* Products of 32 codes and activations, added in pairs. */
+DOT_INLINE __m256i dot2(__m256i codes, const int8_t *q)
+{
+    return _mm256_maddubs_epi16(codes, load32(q));
+}
+
+/* Pairs of blocks a and b, four each per 128 bits (16 elements), times s. */
+DOT_INLINE __m256i fold_two(__m256i a, __m256i b, __m256i s)
+{
+    __m256i sum = _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    return _mm256_madd_epi16(sum, s);
+}
+DOT_INLINE __m256i fold_four(__m256i ab, __m256i cd)
+{
+    __m256 x = _mm256_castsi256_ps(ab), y = _mm256_castsi256_ps(cd);
+    return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)),
+                            _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
+}
+/* dot2 of eight blocks to their sums, in order; s[i]: for blocks 2i and 2i + 1, in 128-bit lane h
+ * four times the scale of half h of the first block, then of the second. */
+DOT_INLINE __m256i fold_scaled(const __m256i p[8], const __m256i s[4])
+{
+    __m256i a = fold_four(fold_two(p[0], p[1], s[0]), fold_two(p[2], p[3], s[1]));
+    __m256i b = fold_four(fold_two(p[4], p[5], s[2]), fold_two(p[6], p[7], s[3]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                            _mm256_permute2x128_si256(a, b, 0x31));
+}
+DOT_INLINE __m256i fold_plain(const __m256i p[8])
+{
+    __m256i one = _mm256_set1_epi16(1), s[4] = {one, one, one, one};
+    return fold_scaled(p, s);
+}
+/* Sixteen scales to the form that fold_scaled wants. */
+DOT_INLINE void spread_scales(__m256i scales, __m256i s[4])
+{
+    const __m256i c0 = _mm256_set_epi64x(0x0706070607060706, 0x0302030203020302,
+                                         0x0504050405040504, 0x0100010001000100);
+    const __m256i c1 = _mm256_add_epi8(c0, _mm256_set1_epi8(8));
+    __m256i lo = _mm256_permute2x128_si256(scales, scales, 0x00);
+    __m256i hi = _mm256_permute2x128_si256(scales, scales, 0x11);
+    s[0] = _mm256_shuffle_epi8(lo, c0);
+    s[1] = _mm256_shuffle_epi8(lo, c1);
+    s[2] = _mm256_shuffle_epi8(hi, c0);
+    s[3] = _mm256_shuffle_epi8(hi, c1);
+}
+
+/* k times the sum of a block's activations. */
+DOT_INLINE __m256i offset_sums(const int16_t *sum, int k)
+{
+    return _mm256_madd_epi16(load32(sum), _mm256_set1_epi16((short)k));
+}
+DOT_INLINE __m256 scale_f16(const uint8_t *p)
+{
+    return _mm256_set1_ps(_cvtsh_ss(load_le16(p)));
+}
+
+#endif

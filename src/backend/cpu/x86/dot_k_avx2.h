@@ -1,0 +1,189 @@
+/* dot_k_avx2.h - Q2_K to Q6_K, MXFP4 and Q4_0 for dot_avx2.h (layouts: quant/decode.c). The 2-bit
+ * formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value, and divide the
+ * finished sums. */
+#ifndef CPU_DOT_K_AVX2_H
+#define CPU_DOT_K_AVX2_H
+
+#include "backend/cpu/x86/dot_avx2.h"
+#include "quant/tables.h"
+
+/* Four times the sum of odd blocks to once. */
+DOT_INLINE __m256i quarter_odd(__m256i sums)
+{
+    return _mm256_srav_epi32(sums, _mm256_set1_epi64x(2LL << 32));
+}
+
+/* ---- Q2_K ---- */
+
+DOT_INLINE struct sums8 sums_q2_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8], spread[4];
+    struct sums8 s;
+    for (int n = 0; n < 2; n++) {
+        __m256i two = load32(w + 16 + 32 * n), up = _mm256_srli_epi16(two, 4);
+        p[4 * n] = dot2(and_bytes(two, 3), q + 128 * n);
+        p[4 * n + 1] = dot2(and_bytes(two, 12), q + 128 * n + 32);
+        p[4 * n + 2] = dot2(and_bytes(up, 3), q + 128 * n + 64);
+        p[4 * n + 3] = dot2(and_bytes(up, 12), q + 128 * n + 96);
+    }
+    __m256i both = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)w));
+    spread_scales(_mm256_and_si256(both, _mm256_set1_epi16(15)), spread);
+    s.i1 = quarter_odd(fold_scaled(p, spread));
+    s.i2 = _mm256_madd_epi16(_mm256_srli_epi16(both, 4), load32(sum));
+    s.d = scale_f16(w + 80);
+    s.m = scale_f16(w + 82);
+    return s;
+}
+DOT_ROWS(q2_k, 84, true)
+
+/* ---- Q3_K ---- */
+
+/* The sixteen scales, minus 32, as words. */
+DOT_INLINE __m256i scales_q3_k(const uint8_t *b)
+{
+    const uint64_t nibbles = 0x0F0F0F0F0F0F0F0Fu, pairs = 0x0303030303030303u;
+    uint64_t low = load_le64(b), top = load_le32(b + 8);
+    uint64_t top01 = (top | top << 30) & pairs, top23 = (top >> 4 | top << 26) & pairs;
+    __m128i s = _mm_set_epi64x((long long)((low >> 4 & nibbles) | top23 << 4),
+                               (long long)((low & nibbles) | top01 << 4));
+    return _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32));
+}
+
+DOT_INLINE struct sums8 sums_q3_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8], spread[4], high = load32(w), scales = scales_q3_k(w + 96);
+    struct sums8 s;
+    for (int n = 0; n < 2; n++) {
+        __m256i two = load32(w + 32 + 32 * n), up = _mm256_srli_epi16(two, 4);
+        __m256i v[4] = {and_bytes(two, 3), and_bytes(two, 12), and_bytes(up, 3),
+                        and_bytes(up, 12)};
+        for (int j = 0; j < 4; j++) {
+            int g = 4 * n + j;
+            p[g] = dot2(add_where(v[j], high, 1 << g, j % 2 ? 16 : 4), q + 32 * g);
+        }
+    }
+    spread_scales(scales, spread);
+    __m256i off = _mm256_madd_epi16(scales, load32(sum));
+    s.i1 = _mm256_sub_epi32(quarter_odd(fold_scaled(p, spread)), _mm256_slli_epi32(off, 2));
+    s.d = scale_f16(w + 108);
+    return s;
+}
+DOT_ROWS(q3_k, 110, false)
+
+/* ---- Q4_K and Q5_K ---- */
+
+/* Block sums to I1 and I2 with the 6-bit scales and minima of the block at w. */
+DOT_INLINE struct sums8 finish_min6(__m256i sums, const uint8_t *w, const int16_t *sum)
+{
+    const uint32_t six = 0x3F3F3F3Fu, four = 0x0F0F0F0Fu, two = 0x30303030u;
+    uint32_t x = load_le32(w + 4), y = load_le32(w + 8), z = load_le32(w + 12);
+    uint64_t sc = (x & six) | (uint64_t)((z & four) | (x >> 2 & two)) << 32;
+    uint64_t mn = (y & six) | (uint64_t)((z >> 4 & four) | (y >> 2 & two)) << 32;
+    struct sums8 s;
+    s.i1 = _mm256_mullo_epi32(sums, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)sc)));
+    s.i2 = _mm256_mullo_epi32(offset_sums(sum, 1),
+                              _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)mn)));
+    s.d = scale_f16(w);
+    s.m = scale_f16(w + 2);
+    return s;
+}
+
+DOT_INLINE struct sums8 sums_q4_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8];
+    for (int i = 0; i < 4; i++) {
+        __m256i v = load32(w + 16 + 32 * i);
+        p[2 * i] = dot2(and_bytes(v, 15), q + 64 * i);
+        p[2 * i + 1] = dot2(and_bytes(_mm256_srli_epi16(v, 4), 15), q + 64 * i + 32);
+    }
+    return finish_min6(fold_plain(p), w, sum);
+}
+DOT_ROWS(q4_k, 144, true)
+
+DOT_INLINE struct sums8 sums_q5_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8], high = load32(w + 16);
+    for (int i = 0; i < 4; i++) {
+        __m256i v = load32(w + 48 + 32 * i);
+        __m256i a = and_bytes(v, 15), b = and_bytes(_mm256_srli_epi16(v, 4), 15);
+        p[2 * i] = dot2(add_where(a, high, 1 << 2 * i, 16), q + 64 * i);
+        p[2 * i + 1] = dot2(add_where(b, high, 2 << 2 * i, 16), q + 64 * i + 32);
+    }
+    return finish_min6(fold_plain(p), w, sum);
+}
+DOT_ROWS(q5_k, 176, true)
+
+/* ---- Q6_K ---- */
+
+DOT_INLINE struct sums8 sums_q6_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8], spread[4];
+    struct sums8 s;
+    for (int n = 0; n < 2; n++) {
+        __m256i a = load32(w + 64 * n), b = load32(w + 64 * n + 32);
+        __m256i h = load32(w + 128 + 32 * n), a4 = _mm256_srli_epi16(a, 4);
+        __m256i b4 = _mm256_srli_epi16(b, 4);
+        __m256i high[4] = {_mm256_slli_epi16(h, 4), _mm256_slli_epi16(h, 2), h,
+                           _mm256_srli_epi16(h, 2)};
+        __m256i low[4] = {a, b, a4, b4};
+        for (int j = 0; j < 4; j++) {
+            __m256i v = _mm256_or_si256(and_bytes(low[j], 15), and_bytes(high[j], 0x30));
+            p[4 * n + j] = dot2(v, q + 128 * n + 32 * j);
+        }
+    }
+    __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 192)));
+    spread_scales(scales, spread);
+    __m256i off = _mm256_madd_epi16(scales, load32(sum));
+    s.i1 = _mm256_sub_epi32(fold_scaled(p, spread), _mm256_slli_epi32(off, 5));
+    s.d = scale_f16(w + 208);
+    return s;
+}
+DOT_ROWS(q6_k, 210, false)
+
+/* ---- blocks of 32: 16 bytes of nibbles behind the scale ---- */
+
+DOT_INLINE __m256i nibbles(const uint8_t *p)
+{
+    __m128i v = _mm_loadu_si128((const void *)p);
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1);
+    return and_bytes(both, 15);
+}
+
+DOT_INLINE struct sums8 sums_mxfp4(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8],
+        table = _mm256_broadcastsi128_si256(_mm_load_si128((const void *)quant_values_mxfp4));
+    struct sums8 s;
+    uint8_t byte[8];
+    table = _mm256_add_epi8(table, _mm256_set1_epi8(12));
+    for (int i = 0; i < 8; i++) {
+        byte[i] = w[17 * i];
+        p[i] = dot2(_mm256_shuffle_epi8(table, nibbles(w + 17 * i + 1)), q + 32 * i);
+    }
+    s.i1 = _mm256_sub_epi32(fold_plain(p), offset_sums(sum, 12));
+    /* 2^(e - 128), below 2^-126 as subnormals */
+    __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)byte));
+    __m256i bits = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    s.d = _mm256_castsi256_ps(
+        _mm256_blendv_epi8(bits, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+    return s;
+}
+DOT_ROWS(mxfp4, 136, false)
+
+DOT_INLINE struct sums8 sums_q4_0(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    __m256i p[8];
+    struct sums8 s;
+    uint16_t half[8];
+    for (int i = 0; i < 8; i++) {
+        half[i] = load_le16(w + 18 * i);
+        p[i] = dot2(nibbles(w + 18 * i + 2), q + 32 * i);
+    }
+    s.i1 = _mm256_sub_epi32(fold_plain(p), offset_sums(sum, 8));
+    s.d = _mm256_cvtph_ps(_mm_loadu_si128((const void *)half));
+    return s;
+}
+DOT_ROWS(q4_0, 144, false)
+
+#endif
