@@ -156,9 +156,10 @@ FATHOM_API void fathom_session_free(fathom_session *s);
 FATHOM_API int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n,
                                    fathom_err *err);
 
-/* Tokens whose KV state is computed, and the ids of all tokens, pending ones included (valid until the
- * next call on s). After a set or rewind that reports rerun > 0, len lies that much below the tokens
- * kept: they are pending again, come first in the next steps, and have no logits. */
+/* Tokens whose KV state is computed, and the ids of all tokens, pending ones included (valid
+ * until the next call on s). After a set or rewind that reports rerun > 0, len lies that much
+ * below the tokens kept: they are pending again, come first in the next steps, and have no
+ * logits. */
 FATHOM_API uint32_t fathom_session_len(const fathom_session *s);
 FATHOM_API const uint32_t *fathom_session_ids(const fathom_session *s);
 

@@ -21,8 +21,8 @@ void file_map_close(struct file_map *m);
 int file_read_all(struct buf *b, const char *path, size_t max_bytes, fathom_err *err);
 
 /* Writes into "PATH.part" next to PATH; commit makes it durable and renames it into place,
- * abort removes it, keep leaves it for file_out_resume. Exactly one of the three ends it; until commit the old PATH stays untouched.
- */
+ * abort removes it, keep leaves it for file_out_resume. Exactly one of the three ends it; until
+ * commit the old PATH stays untouched. */
 struct file_out {
     int fd;
     char *path, *part; /* owned */

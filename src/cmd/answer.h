@@ -1,5 +1,5 @@
-/* answer.h - one answer of the model on the terminal: ids in, reasoning and content streamed out,
- * the whole message collected. Shared by `run` and `chat`. */
+/* answer.h - one answer of the model on the terminal: ids in, reasoning and content streamed
+ * out, the whole message collected. Shared by `run` and `chat`. */
 #ifndef CMD_ANSWER_H
 #define CMD_ANSWER_H
 
@@ -29,8 +29,8 @@ void answer_sampling(fathom_sampling *p, const struct cli *o);
 /* Render options: release, thinking and effort. n_ctx: the context length. */
 int answer_render_opts(struct chat_render_opts *r, const struct cli *o, const fathom_info *info,
                        fathom_err *err);
-/* Generates the answer to the prompt. *a must be zeroed, and ended with answer_fini also after an
- * error. */
+/* Generates the answer to the prompt. *a must be zeroed, and ended with answer_fini also after
+ * an error. */
 int answer_run(struct answer *a, const struct answer_setup *s, const struct ids *prompt,
                bool in_reasoning, fathom_err *err);
 void answer_fini(struct answer *a);

@@ -1,6 +1,7 @@
-/* chat.c - `fathom chat`: a conversation on the terminal. Every turn renders the whole conversation
- * anew; the session finds the common prefix itself, and a checkpoint before each answer makes the
- * next turn start from there. Ctrl-C ends the answer that is being written, not the program. */
+/* chat.c - `fathom chat`: a conversation on the terminal. Every turn renders the whole
+ * conversation anew; the session finds the common prefix itself, and a checkpoint before each
+ * answer makes the next turn start from there. Ctrl-C ends the answer that is being written,
+ * not the program. */
 #include "cmd/cmd.h"
 
 #include <stdio.h>

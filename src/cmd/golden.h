@@ -1,6 +1,6 @@
 /* golden.h - the golden tiny model of `fathom selftest`: a model with every structural part of
- * DeepSeek V4 whose weights are hashes of the tensor names, so that it needs no file and its logits
- * are known (model.md 17). Tests may use it too. */
+ * DeepSeek V4 whose weights are hashes of the tensor names, so that it needs no file and its
+ * logits are known (model.md 17). Tests may use it too. */
 #ifndef CMD_GOLDEN_H
 #define CMD_GOLDEN_H
 

@@ -1,7 +1,7 @@
 /* line.c - see line.h. Libedit's wide-character calls are used because the narrow ones lose
  * non-ASCII bytes. It lacks bracketed paste: mode 2004 is switched on around each line, and the
- * key sequence ESC [200~ is bound to a function that inserts everything up to ESC [201~ as text, so
- * that newlines in a paste do not send the line. */
+ * key sequence ESC [200~ is bound to a function that inserts everything up to ESC [201~ as
+ * text, so that newlines in a paste do not send the line. */
 #include "cmd/line.h"
 
 #include <errno.h>

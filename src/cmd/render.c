@@ -1,6 +1,6 @@
-/* render.c - `fathom render` and `fathom parse`: the two directions of the chat format on JSON, for
- * tests and debugging. Both are thin: the work and the meaning of the entries are in chat/jsonl.h.
- * render shows the release's own form, without what the API adds. */
+/* render.c - `fathom render` and `fathom parse`: the two directions of the chat format on JSON,
+ * for tests and debugging. Both are thin: the work and the meaning of the entries are in
+ * chat/jsonl.h. render shows the release's own form, without what the API adds. */
 #include "cmd/cmd.h"
 
 #include "base/mem.h"
@@ -47,8 +47,8 @@ static int one_line(void *user, const char *line, size_t n)
     return cmd_print(&b);
 }
 
-/* One entry from -f or stdin. Its result is an object; "error" in it means that the input was not
- * usable. key: without --json only this member is printed, as text. */
+/* One entry from -f or stdin. Its result is an object; "error" in it means that the input was
+ * not usable. key: without --json only this member is printed, as text. */
 static int once(const struct state *s, entry_fn fn, const char *key)
 {
     struct buf in = {0}, out = {0};

@@ -1,6 +1,6 @@
-/* run.c - `fathom run`: one prompt, one answer. stdout gets the answer and nothing else (a newline
- * behind it only on a terminal), so that it can be piped. Tool calls, when --tools offered some,
- * are printed as one JSON object a line. */
+/* run.c - `fathom run`: one prompt, one answer. stdout gets the answer and nothing else (a
+ * newline behind it only on a terminal), so that it can be piped. Tool calls, when --tools
+ * offered some, are printed as one JSON object a line. */
 #include "cmd/cmd.h"
 
 #include <stdio.h>

@@ -1,7 +1,8 @@
-/* selftest.c - `fathom selftest`: the golden model through every backend of this machine, by the
- * same engine calls that an application makes. Per backend: published logits with simulations off
- * and with native rows, and the same bits for several chunk sizes, thread counts and a rewind. The
- * report says what the machine is, so that it can be pasted into a bug report. */
+/* selftest.c - `fathom selftest`: the golden model through every backend of this machine, by
+ * the same engine calls that an application makes. Per backend: published logits with
+ * simulations off and with native rows, and the same bits for several chunk sizes, thread
+ * counts and a rewind. The report says what the machine is, so that it can be pasted into a bug
+ * report. */
 #include "cmd/cmd.h"
 
 #include <math.h>
@@ -50,8 +51,8 @@ static int feed(fathom_engine *e, fathom_session *s, const struct selftest *t, u
     return rc;
 }
 
-/* Opens the engine and feeds; rewind_to: afterwards forget the tokens from there on and feed the
- * rest again. */
+/* Opens the engine and feeds; rewind_to: afterwards forget the tokens from there on and feed
+ * the rest again. */
 static int compute(struct selftest *t, const char *backend, bool sim, uint32_t chunk,
                    uint32_t threads, uint32_t rewind_to, float *out, fathom_err *err)
 {

@@ -1,12 +1,12 @@
-/* convert.c - see convert.h. The order: plan (plan.c), header (meta.c and the GGUF writer), space,
- * journal (journal.c), the frame of OUT.part (header, gaps, size), then all data in any order
- * (items.c cuts it, write.c runs the threads), then verify.c on the finished OUT.part, then the
- * rename, and last the journal goes.
+/* convert.c - see convert.h. The order: plan (plan.c), header (meta.c and the GGUF writer),
+ * space, journal (journal.c), the frame of OUT.part (header, gaps, size), then all data in any
+ * order (items.c cuts it, write.c runs the threads), then verify.c on the finished OUT.part,
+ * then the rename, and last the journal goes.
  *
- * A failure of the source or of the check removes OUT.part; after a full disk, Ctrl-C or a kill it
- * stays with its journal, and the same command goes on. OUT is never touched before the rename.
- * What a rounding destroys is counted: a value that would become infinite stops the conversion,
- * values that become 0 are reported per tensor. */
+ * A failure of the source or of the check removes OUT.part; after a full disk, Ctrl-C or a kill
+ * it stays with its journal, and the same command goes on. OUT is never touched before the
+ * rename. What a rounding destroys is counted: a value that would become infinite stops the
+ * conversion, values that become 0 are reported per tensor. */
 #include "factory/convert.h"
 
 #include <stdarg.h>

@@ -1,10 +1,10 @@
-/* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe.
- * The plan (tensors, types, sizes) is made from headers before anything is written; data is
- * streamed in slices, so memory stays below 1 GiB for any number of threads: three slices of
- * slice_bytes per thread, besides plan and tokenizer. The file is written as OUT.part, checked by
- * reading it back, and renamed: OUT is complete or untouched. What is finished is listed in
- * OUT.journal: a conversion that was interrupted, even by kill -9, goes on when the same one is run
- * again, and gives the same bytes. */
+/* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe. The plan
+ * (tensors, types, sizes) is made from headers before anything is written; data is streamed in
+ * slices, so memory stays below 1 GiB for any number of threads: three slices of slice_bytes
+ * per thread, besides plan and tokenizer. The file is written as OUT.part, checked by reading
+ * it back, and renamed: OUT is complete or untouched. What is finished is listed in
+ * OUT.journal: a conversion that was interrupted, even by kill -9, goes on when the same one is
+ * run again, and gives the same bytes. */
 #ifndef FACTORY_CONVERT_H
 #define FACTORY_CONVERT_H
 
@@ -13,8 +13,8 @@
 #include "base/err.h"
 
 /* Gives matrices whose GGUF name matches pattern ('*' = any characters) this type ("F16",
- * "Q8_0"); the first matching rule wins over the recipe. A rule that matches no matrix, or names a
- * type that does not fit one, is an error. Vectors and hash tables have fixed types. */
+ * "Q8_0"); the first matching rule wins over the recipe. A rule that matches no matrix, or
+ * names a type that does not fit one, is an error. Vectors and hash tables have fixed types. */
 struct convert_rule {
     const char *pattern, *type;
 };
@@ -30,10 +30,10 @@ struct convert_options {
     uint64_t space_limit_bytes; /* refuse a larger file; 0: the free space of the disk */
     uint64_t slice_bytes;       /* floats decoded at a time: bounds the memory; 0: 4 MiB,
                                    less with more than 64 threads */
-    /* All optional. report gets one line without newline: everything a user should know (types that
-     * differ from the recipe's first choice, what is left out, totals). progress counts bytes of
-     * the output: first those found finished, then those still to write; false cancels. Both are
-     * called on the caller's thread. */
+    /* All optional. report gets one line without newline: everything a user should know (types
+     * that differ from the recipe's first choice, what is left out, totals). progress counts
+     * bytes of the output: first those found finished, then those still to write; false
+     * cancels. Both are called on the caller's thread. */
     void (*report)(void *user, const char *line);
     fathom_progress_fn progress;
     void *user;
@@ -41,9 +41,10 @@ struct convert_options {
 };
 
 /* Errors: FATHOM_ENOENT / FATHOM_EFORMAT (source not there / not usable; the message names file
- * and tensor), FATHOM_EUNSUPPORTED (another architecture, a recipe of later builds), FATHOM_EINVAL
- * (recipe or rule, or OUT.journal is of another conversion), FATHOM_EIO (also: not enough space), FATHOM_ENOMEM, FATHOM_ECANCEL. Thread
- * rule: any thread; calls with different OUT may run at the same time. */
+ * and tensor), FATHOM_EUNSUPPORTED (another architecture, a recipe of later builds),
+ * FATHOM_EINVAL (recipe or rule, or OUT.journal is of another conversion), FATHOM_EIO (also:
+ * not enough space), FATHOM_ENOMEM, FATHOM_ECANCEL. Thread rule: any thread; calls with
+ * different OUT may run at the same time. */
 int convert_run(const struct convert_options *opt, fathom_err *err);
 
 #endif

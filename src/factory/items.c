@@ -1,11 +1,11 @@
 /* items.c - see items.h. FP4 experts that become MXFP4 are moved as codes; everything else goes
  * through float rows, a slice at a time.
  *
- * Types that need an importance (quant_needs_importance) get the energy of the weights when there
- * is no calibration: q[c] = sum over the rows of this matrix of x[r][c]^2, each expert for itself,
- * divided by its mean over the columns; a matrix of zeros has none. The squares are summed in
- * double, row after row (the square of a float is exact there), so slices do not change them. It
- * takes a pass over the whole matrix, so such a matrix is always one item. */
+ * Types that need an importance (quant_needs_importance) get the energy of the weights when
+ * there is no calibration: q[c] = sum over the rows of this matrix of x[r][c]^2, each expert
+ * for itself, divided by its mean over the columns; a matrix of zeros has none. The squares are
+ * summed in double, row after row (the square of a float is exact there), so slices do not
+ * change them. It takes a pass over the whole matrix, so such a matrix is always one item. */
 #include "factory/items.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* items.h - a conversion cut into pieces that can be made in any order and by any thread: one
- * matrix of a stack of experts, or some rows of another tensor, with its fixed place in the file.
- * The cut depends on the plan alone, so a journal can name items by number, and the bytes of an
- * item on its source alone, so the file is the same for any number of threads. */
+ * matrix of a stack of experts, or some rows of another tensor, with its fixed place in the
+ * file. The cut depends on the plan alone, so a journal can name items by number, and the bytes
+ * of an item on its source alone, so the file is the same for any number of threads. */
 #ifndef FACTORY_ITEMS_H
 #define FACTORY_ITEMS_H
 

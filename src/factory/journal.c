@@ -1,10 +1,10 @@
-/* journal.c - see journal.h. Flushing a disk takes milliseconds, so finished items are collected
- * and flushed together: after FLUSH_BYTES, or FLUSH_SECONDS after the last time. What a kill can
- * cost is that much work, never a wrong line.
+/* journal.c - see journal.h. Flushing a disk takes milliseconds, so finished items are
+ * collected and flushed together: after FLUSH_BYTES, or FLUSH_SECONDS after the last time. What
+ * a kill can cost is that much work, never a wrong line.
  *
- * A kill in the middle of a write leaves a torn last line: reading stops at the first line that is
- * not whole and cuts the file there. Damage that still parses (a changed digit) fails the checksum
- * of the data, which covers index and count as well, and the item is made again. */
+ * A kill in the middle of a write leaves a torn last line: reading stops at the first line that
+ * is not whole and cuts the file there. Damage that still parses (a changed digit) fails the
+ * checksum of the data, which covers index and count as well, and the item is made again. */
 #include "factory/journal.h"
 
 #include <errno.h>

@@ -1,9 +1,10 @@
-/* journal.h - what of OUT.part is finished, in OUT.journal beside it, so that a conversion that was
- * killed at any moment goes on where it was. A line is written only after the data it speaks of is
- * on the disk; it carries the data's checksum, and a resuming run believes nothing else.
+/* journal.h - what of OUT.part is finished, in OUT.journal beside it, so that a conversion that
+ * was killed at any moment goes on where it was. A line is written only after the data it
+ * speaks of is on the disk; it carries the data's checksum, and a resuming run believes nothing
+ * else.
  *
- * Text: "fathom-journal 1 plan HASH items N", then "INDEX LOST CHECKSUM" per finished item, in any
- * order. Thread rule: journal_add from any thread, the rest from one. */
+ * Text: "fathom-journal 1 plan HASH items N", then "INDEX LOST CHECKSUM" per finished item, in
+ * any order. Thread rule: journal_add from any thread, the rest from one. */
 #ifndef FACTORY_JOURNAL_H
 #define FACTORY_JOURNAL_H
 
@@ -44,12 +45,12 @@ struct journal {
 };
 
 /* Opens or creates OUT.journal and locks it against a second conversion. One of another plan is
- * FATHOM_EINVAL with a message that says how to start over. Without OUT.part, or with nothing in
- * it, the journal starts empty. */
+ * FATHOM_EINVAL with a message that says how to start over. Without OUT.part, or with nothing
+ * in it, the journal starts empty. */
 int journal_open(struct journal *j, const char *out, uint64_t plan, size_t n_items,
                  fathom_err *err);
-/* An item of n bytes is finished: written to data_fd, not flushed yet. From time to time flushes
- * the data and then writes the lines. */
+/* An item of n bytes is finished: written to data_fd, not flushed yet. From time to time
+ * flushes the data and then writes the lines. */
 int journal_add(struct journal *j, int data_fd, size_t item, const struct journal_entry *e,
                 uint64_t n, fathom_err *err);
 int journal_flush(struct journal *j, int data_fd, fathom_err *err);

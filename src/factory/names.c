@@ -1,7 +1,8 @@
 /* names.c - see names.h. File order is the order of the model's table: the tensors outside the
- * layers, then layer by layer. In the checkpoint a layer's tensors start with "layers.N."; '*' in
- * an official name stands for the number of a routed expert, and the scale of X.weight is X.scale.
- * What a tensor's values are stored in is source.c's business, what they become plan.c's. */
+ * layers, then layer by layer. In the checkpoint a layer's tensors start with "layers.N."; '*'
+ * in an official name stands for the number of a routed expert, and the scale of X.weight is
+ * X.scale. What a tensor's values are stored in is source.c's business, what they become
+ * plan.c's. */
 #include "factory/names.h"
 
 #include <stdio.h>

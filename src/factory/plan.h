@@ -1,5 +1,6 @@
-/* plan.h - what a conversion will write: every output tensor with its type and its sources, decided
- * from headers, scales and (for F16 targets) a range scan, before the first byte is written. */
+/* plan.h - what a conversion will write: every output tensor with its type and its sources,
+ * decided from headers, scales and (for F16 targets) a range scan, before the first byte is
+ * written. */
 #ifndef FACTORY_PLAN_H
 #define FACTORY_PLAN_H
 

@@ -1,8 +1,8 @@
-/* safetensors.h - reading checkpoints: one model.safetensors, or an index with shards.
- * st_open reads headers only; tensor bytes are fetched by st_read, so memory stays small whatever
- * the size of the checkpoint. Everything a header says is checked before it is used: lengths,
- * dtypes, shapes, offsets, overlap, duplicate names. A struct st_set is immutable after open and
- * may be shared between threads. */
+/* safetensors.h - reading checkpoints: one model.safetensors, or an index with shards. st_open
+ * reads headers only; tensor bytes are fetched by st_read, so memory stays small whatever the
+ * size of the checkpoint. Everything a header says is checked before it is used: lengths,
+ * dtypes, shapes, offsets, overlap, duplicate names. A struct st_set is immutable after open
+ * and may be shared between threads. */
 #ifndef FACTORY_SAFETENSORS_H
 #define FACTORY_SAFETENSORS_H
 
@@ -59,8 +59,8 @@ const struct st_tensor *st_find(const struct st_set *s,
                                 const char *name);                      /* NULL when absent */
 const char *st_file(const struct st_set *s, const struct st_tensor *t); /* path or label */
 
-/* Copies n bytes at `at` (relative to the tensor's first byte) to out; a range outside the tensor
- * is FATHOM_EINVAL. A file that shrank since st_open gives an error, not a signal. */
+/* Copies n bytes at `at` (relative to the tensor's first byte) to out; a range outside the
+ * tensor is FATHOM_EINVAL. A file that shrank since st_open gives an error, not a signal. */
 int st_read(const struct st_set *s, const struct st_tensor *t, uint64_t at, size_t n, void *out,
             fathom_err *err);
 

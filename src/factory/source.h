@@ -1,6 +1,6 @@
-/* source.h - the matrices of a checkpoint as rows of floats, whatever they are stored in:
- * F32, F16, BF16; E4M3 with an E8M0 scale per 128 x 128 tile; packed E2M1 with an E8M0 scale per
- * row and 32 columns (model.md 2, quantization.md 7). Memory is bounded by the slice of rows that
+/* source.h - the matrices of a checkpoint as rows of floats, whatever they are stored in: F32,
+ * F16, BF16; E4M3 with an E8M0 scale per 128 x 128 tile; packed E2M1 with an E8M0 scale per row
+ * and 32 columns (model.md 2, quantization.md 7). Memory is bounded by the slice of rows that
  * the caller asks for. A reader belongs to one thread; the set is shared. */
 #ifndef FACTORY_SOURCE_H
 #define FACTORY_SOURCE_H
@@ -42,8 +42,8 @@ int source_rows(struct source_reader *r, uint64_t row, uint64_t n, float *out, f
 /* The same rows of a packed FP4 matrix as MXFP4 rows, moved without a rounding. */
 int source_rows_mxfp4(struct source_reader *r, uint64_t row, uint64_t n, uint8_t *out,
                       fathom_err *err);
-/* An upper bound on the magnitudes of a matrix: exact for stored floats (reads them, in slices of
- * slice_bytes), from the scales alone for E4M3 and FP4. */
+/* An upper bound on the magnitudes of a matrix: exact for stored floats (reads them, in slices
+ * of slice_bytes), from the scales alone for E4M3 and FP4. */
 int source_max(const struct source *s, uint64_t slice_bytes, double *out, fathom_err *err);
 
 /* An I64 (or I32) table [rows][cols] of ids below n_ids: rows [row, row + n) to out. */

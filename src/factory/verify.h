@@ -5,12 +5,12 @@
 
 #include "factory/plan.h"
 
-/* Opens path as a GGUF file, compares every tensor's record with the plan and samples of its rows
- * with the source, within the bounds of the types' roundings. */
+/* Opens path as a GGUF file, compares every tensor's record with the plan and samples of its
+ * rows with the source, within the bounds of the types' roundings. */
 int verify_file(const struct plan *p, const char *path, fathom_err *err);
 
-/* Is `stored`, decoded from this type, what rounding x (n values of a row) can give? Exact for F32,
- * half a step of the type's grid otherwise. bad: the first index where it is not. */
+/* Is `stored`, decoded from this type, what rounding x (n values of a row) can give? Exact for
+ * F32, half a step of the type's grid otherwise. bad: the first index where it is not. */
 bool verify_row(uint32_t type, const float *x, const float *stored, size_t n, size_t *bad);
 
 #endif

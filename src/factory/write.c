@@ -1,6 +1,6 @@
-/* write.c - see write.h. A team of threads draws items from one counter; each thread has its own
- * buffers (item_maker), all share the file, where every item has its place. Two passes: the first
- * reads what the journal lists, the second makes the rest.
+/* write.c - see write.h. A team of threads draws items from one counter; each thread has its
+ * own buffers (item_maker), all share the file, where every item has its place. Two passes: the
+ * first reads what the journal lists, the second makes the rest.
  *
  * Only thread 0, the caller, calls progress; the others add to the count of bytes. A failure is
  * noted with the number of its item, and all threads stop at their next slice. */

@@ -103,8 +103,8 @@ enum fit_state {
 /* Fills b (only for FIT_OK) from FIT_N elements; importance may be NULL (ones). */
 enum fit_state fit_block_load(struct fit_block *b, const float *x, const float *importance);
 
-/* Four groups of a block side by side: lane v of element i is element i of group first + v. Sums
- * over a group then need no shuffling, and trials are made for four groups at once. */
+/* Four groups of a block side by side: lane v of element i is element i of group first + v.
+ * Sums over a group then need no shuffling, and trials are made for four groups at once. */
 enum { FIT_MAX_GROUP = 32, FIT_MAX_QUADS = 4 };
 struct fit_lanes {
     f32x4 x[FIT_MAX_GROUP], w[FIT_MAX_GROUP];

@@ -43,9 +43,9 @@ int qformat_by_name(const char *name);
 /* Bytes of one row of n elements; 0 if n is no multiple of the block or the type is none. */
 size_t qformat_row_bytes(uint32_t type_id, uint64_t n);
 
-/* Decodes elements [k0, k0 + n) of a row to float, bit for bit as decode.c and decode_iq.c define
- * (products left to right in float32). k0 and n are multiples of 32 for QC_BLOCK formats (of
- * any block length), arbitrary for QC_FLOAT. Only QC_FLOAT and QC_BLOCK types (assert). */
+/* Decodes elements [k0, k0 + n) of a row to float, bit for bit as decode.c and decode_iq.c
+ * define (products left to right in float32). k0 and n are multiples of 32 for QC_BLOCK formats
+ * (of any block length), arbitrary for QC_FLOAT. Only QC_FLOAT and QC_BLOCK types (assert). */
 void quant_decode(uint32_t type_id, const void *row, size_t k0, size_t n, float *out);
 
 /* The exact integer form of 32 consecutive elements [32 j, 32 j + 32) of a QC_BLOCK row:

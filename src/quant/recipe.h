@@ -45,8 +45,8 @@ const int8_t *recipe_choices(const struct recipe *r, enum tensor_role role, int 
 /* Can every first choice be written by this build's encoders (encode.h)? */
 bool recipe_writable(const struct recipe *r);
 /* The type a tensor with rows of `cols` elements gets (role and layer as in recipe_choices);
- * *fallback (may be NULL) tells that it is not the first choice. Never fails: every list ends in
- * a type with block length 1. */
+ * *fallback (may be NULL) tells that it is not the first choice. Never fails: every list ends
+ * in a type with block length 1. */
 uint32_t recipe_type(const struct recipe *r, enum tensor_role role, int layer, uint32_t n_layer,
                      uint64_t cols, bool *fallback);
 

@@ -1,12 +1,13 @@
 /* bpe.c - text to ids: added tokens, pre-tokeniser, byte-level BPE (docs/tokenizer.md, "BPE").
  * Rule of BPE: begin with one symbol a byte, merge the adjacent pair of lowest rank, leftmost
  * first, until no pair is in the table. In this vocabulary the merge of rank r makes id 259 + r
- * (checked at load), so the id that a pair would become is its rank, and symbols are ids.
- * Main idea: three ways for a piece. Most repeat and come from the cache. Short ones keep the
- * rank of each adjacent pair in a small array and scan it. Long ones (a megabyte without a break
- * is one piece) use a linked list and a heap of (rank, position): O(n log n). A heap entry is
+ * (checked at load), so the id that a pair would become is its rank, and symbols are ids. Main
+ * idea: three ways for a piece. Most repeat and come from the cache. Short ones keep the rank
+ * of each adjacent pair in a small array and scan it. Long ones (a megabyte without a break is
+ * one piece) use a linked list and a heap of (rank, position): O(n log n). A heap entry is
  * stale when the pair at its position has changed since; it is dropped when it surfaces.
- * Invariant: the three ways give the same ids; `trusted` only decides whether added_find is asked.
+ * Invariant: the three ways give the same ids; `trusted` only decides whether added_find is
+ * asked.
  * Read next: pretok.c, piece_cache.c, added.c. */
 #include "text/vocab.h"
 

@@ -139,7 +139,8 @@ static inline void set_rows(struct bench *b, const struct opnd *o, uint32_t n, f
     }
 }
 
-/* Positions [n0, n0 + n) of a sequence in state slot 1, pages 3, 4 ...; logits for the last row. */
+/* Positions [n0, n0 + n) of a sequence in state slot 1, pages 3, 4 ...; logits for the last
+ * row. */
 static inline void run(struct bench *b, uint32_t n0, uint32_t n, uint32_t start, uint32_t keep,
                        bool use_mask)
 {

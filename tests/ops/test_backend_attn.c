@@ -1,9 +1,9 @@
-/* test_backend_attn.c - rows, compressor, indexer and attention of the cpu backend against ref, and
- * against itself over tiers, workers and chunking (ops_harness.h). Single ops read rows that the
- * test stores, so that roundings cannot flip; KV_ROW and COMPRESS may flip a code where ref and cpu
- * fall on two sides of a rounding border (op.h), which the row comparison allows: values within
- * one code step, and few of them. Whole sublayers, recorded as the model does, are compared with
- * plain float rows, and with rounded rows against themselves. */
+/* test_backend_attn.c - rows, compressor, indexer and attention of the cpu backend against ref,
+ * and against itself over tiers, workers and chunking (ops_harness.h). Single ops read rows
+ * that the test stores, so that roundings cannot flip; KV_ROW and COMPRESS may flip a code
+ * where ref and cpu fall on two sides of a rounding border (op.h), which the row comparison
+ * allows: values within one code step, and few of them. Whole sublayers, recorded as the model
+ * does, are compared with plain float rows, and with rounded rows against themselves. */
 #include <math.h>
 
 #include "ops_harness.h"
@@ -147,8 +147,8 @@ static void fill_floats(struct sub *s, const struct opnd *o, uint32_t rows)
 
 /* ---- KV_ROW ---- */
 
-/* Rows of ref and cpu after decoding: equal up to `tol` of the largest value, except for at most
- * `flips` values that are one code step (an eighth, or half for FP4) apart. */
+/* Rows of ref and cpu after decoding: equal up to `tol` of the largest value, except for at
+ * most `flips` values that are one code step (an eighth, or half for FP4) apart. */
 static void rows_close(struct op_test *t, const struct row_geom *g, const void *ac,
                        const void *as, const void *bc, const void *bs, double tol,
                        uint32_t *flips)
@@ -445,8 +445,8 @@ static void test_compress(void **state)
 
 enum fault { FAULT_NONE, FAULT_EQUAL, FAULT_TIES, FAULT_NAN };
 
-/* Scores that take three values only: rows that are 0, 1 or 2 in one element, queries that look at
- * nothing else. */
+/* Scores that take three values only: rows that are 0, 1 or 2 in one element, queries that look
+ * at nothing else. */
 static void few_scores(struct op_test *t, const struct op_index_select *o)
 {
     for (uint32_t i = 0; i < t->n_pages * o->rows_per_page; i++) {
@@ -642,8 +642,8 @@ static void test_sublayer(void **state)
     sublayer_round(0, false, 120, 1e-4);
     sublayer_round(1, false, 7, 1e-4);
     sublayer_round(2, false, 67, 1e-4);
-    /* rounded rows: one flip between ref and cpu moves everything behind it, so only cpu against
-     * cpu is meaningful */
+    /* rounded rows: one flip between ref and cpu moves everything behind it, so only cpu
+     * against cpu is meaningful */
     sublayer_round(3, true, 120, INFINITY);
     sublayer_round(4, true, 5, INFINITY);
 }

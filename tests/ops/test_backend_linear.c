@@ -1,6 +1,6 @@
-/* test_backend_linear.c - dense products, norms and hyper-connections of the cpu backend against
- * ref, and against itself over tiers, workers and chunking (ops_harness.h). LINEAR is also held to
- * its stated tolerance: 2e-6 of the sum of absolute terms of each output. */
+/* test_backend_linear.c - dense products, norms and hyper-connections of the cpu backend
+ * against ref, and against itself over tiers, workers and chunking (ops_harness.h). LINEAR is
+ * also held to its stated tolerance: 2e-6 of the sum of absolute terms of each output. */
 #include <math.h>
 
 #include "ops_harness.h"
@@ -160,8 +160,8 @@ static void grouped_a8(struct op_test *t, const struct image *ref, const struct 
     a8_of_f32(t, &o->part[0].y, &o->y_act, t->s.n_tok, cpu);
 }
 
-/* Grouped rows (wo_a), output in both forms, any column count for floats; groups narrower than a
- * block of 32 rows, or ending inside one, too. */
+/* Grouped rows (wo_a), output in both forms, any column count for floats; groups narrower than
+ * a block of 32 rows, or ending inside one, too. */
 static void test_linear_grouped(void **state)
 {
     (void)state;

@@ -1,6 +1,7 @@
-/* test_backend_moe.c - routing, experts and PICK of the cpu backend against ref, and against itself
- * over tiers, workers and chunking (ops_harness.h). Routing is exact in its choices: scores are
- * drawn so that no two are within rounding of each other, except where equal ones are the test. */
+/* test_backend_moe.c - routing, experts and PICK of the cpu backend against ref, and against
+ * itself over tiers, workers and chunking (ops_harness.h). Routing is exact in its choices:
+ * scores are drawn so that no two are within rounding of each other, except where equal ones
+ * are the test. */
 #include <math.h>
 
 #include "ops_harness.h"

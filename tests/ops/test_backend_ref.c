@@ -1,7 +1,7 @@
-/* test_backend_ref.c - the reference backend op by op, each against another formulation of the same
- * mathematics: products, hyper-connections, experts, picks, and what compile refuses. The ops that
- * read and write KV state are in test_backend_ref_rows.c; the whole model is checked in
- * tests/golden. Here are also the cases that a well-behaved model never meets. */
+/* test_backend_ref.c - the reference backend op by op, each against another formulation of the
+ * same mathematics: products, hyper-connections, experts, picks, and what compile refuses. The
+ * ops that read and write KV state are in test_backend_ref_rows.c; the whole model is checked
+ * in tests/golden. Here are also the cases that a well-behaved model never meets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -93,8 +93,8 @@ static void test_linear_groups(void **state)
 
 /* ---- hyper-connections ---- */
 
-/* HC_MIX, HC_NORM and LINEAR_HC against the formulas of model.md 5 on whole vectors. D = 40 leaves
- * a short last chunk. */
+/* HC_MIX, HC_NORM and LINEAR_HC against the formulas of model.md 5 on whole vectors. D = 40
+ * leaves a short last chunk. */
 static void test_hc(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
-/* test_backend_ref_rows.c - the reference ops that read and write KV state: COMPRESS against the
- * streaming state of docs/model.md 7, INDEX_SELECT against a full sort, ATTN against one plain
- * softmax, and exactly what rings, boundary copies and pages hold afterwards. */
+/* test_backend_ref_rows.c - the reference ops that read and write KV state: COMPRESS against
+ * the streaming state of docs/model.md 7, INDEX_SELECT against a full sort, ATTN against one
+ * plain softmax, and exactly what rings, boundary copies and pages hold afterwards. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -155,8 +155,8 @@ static void test_compress(void **state)
     }
 }
 
-/* Rows up to keep are not written; positions before start are left out; the ring and the boundary
- * copies hold what the definition says. */
+/* Rows up to keep are not written; positions before start are left out; the ring and the
+ * boundary copies hold what the definition says. */
 static void test_compress_state(void **state)
 {
     (void)state;
@@ -221,8 +221,8 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* INDEX_SELECT against a full sort. Rows repeat every 11, so there are many exact ties; one row is
- * NaN in effect (infinite times zero). */
+/* INDEX_SELECT against a full sort. Rows repeat every 11, so there are many exact ties; one row
+ * is NaN in effect (infinite times zero). */
 static void test_index_select(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* factory_common.h - for the tests of src/factory: a temporary directory, safetensors files built
- * piece by piece, and a tiny checkpoint of every storage form with its exact values. */
+/* factory_common.h - for the tests of src/factory: a temporary directory, safetensors files
+ * built piece by piece, and a tiny checkpoint of every storage form with its exact values. */
 #ifndef TESTS_FACTORY_COMMON_H
 #define TESTS_FACTORY_COMMON_H
 
@@ -174,8 +174,8 @@ static inline void made_weight(struct made_set *s, const struct tensor_def *d, u
     }
 }
 
-/* Odd sizes on purpose: tiles of 128 are cut (D 160, 192 rows of wq_b), q_lora 48 is no multiple of
- * 32. */
+/* Odd sizes on purpose: tiles of 128 are cut (D 160, 192 rows of wq_b), q_lora 48 is no
+ * multiple of 32. */
 static const char made_config[] =
     "{\"model_type\":\"deepseek_v4\",\"vocab_size\":70,\"hidden_size\":160,"
     "\"num_hidden_layers\":3,\"num_attention_heads\":2,\"head_dim\":96,\"qk_rope_head_dim\":32,"

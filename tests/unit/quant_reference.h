@@ -1,6 +1,6 @@
-/* quant_reference.h - the reference searches of quantization.md 3, written down plainly: what our
- * quantisers must not be worse than on rows for which there is no record. They return decoded
- * values, no blocks. Slow and scalar on purpose. */
+/* quant_reference.h - the reference searches of quantization.md 3, written down plainly: what
+ * our quantisers must not be worse than on rows for which there is no record. They return
+ * decoded values, no blocks. Slow and scalar on purpose. */
 #ifndef TESTS_QUANT_REFERENCE_H
 #define TESTS_QUANT_REFERENCE_H
 

@@ -1,5 +1,5 @@
-/* test_backend_host.c - host memory as the ref and cpu backends use it: buffers, binding, and the
- * checks that every step passes before a kernel sees it. */
+/* test_backend_host.c - host memory as the ref and cpu backends use it: buffers, binding, and
+ * the checks that every step passes before a kernel sees it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* test_backend_kern.c - single kernels of the cpu backend, every tier of this machine: the exp of
- * the arithmetic class against double precision, stored rows against op/rows.c, and products
+/* test_backend_kern.c - single kernels of the cpu backend, every tier of this machine: the exp
+ * of the arithmetic class against double precision, stored rows against op/rows.c, and products
  * (row by row, packed), attention, pooling, index scores and hyper-connections bit for bit
  * against plain loops in the order of operations that op.h words. */
 #include <math.h>

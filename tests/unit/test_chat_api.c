@@ -1,6 +1,6 @@
 /* test_chat_api.c - what the server and `chat` add to the release (docs/chat-format.md, "API
- * rules"), above all that the prompt of a turn begins with the prompt of the turn before, as ids;
- * effort words; prompt token counts of the official API. */
+ * rules"), above all that the prompt of a turn begins with the prompt of the turn before, as
+ * ids; effort words; prompt token counts of the official API. */
 #include "chat_util.h"
 
 #include "base/rng.h"

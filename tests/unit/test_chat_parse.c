@@ -1,7 +1,7 @@
 /* test_chat_parse.c - the completion parser against parse.json, and against itself: every
- * completion is fed whole, cut in two at every byte, byte by byte and token by token, strict and
- * lenient, and must always give the same message. Then what leniency allows, what it does not, and
- * when text is released. */
+ * completion is fed whole, cut in two at every byte, byte by byte and token by token, strict
+ * and lenient, and must always give the same message. Then what leniency allows, what it does
+ * not, and when text is released. */
 #include "chat_util.h"
 
 #include "base/rng.h"
@@ -334,8 +334,8 @@ static void test_look_alikes(void **state)
     ids_free(&ids);
 }
 
-/* Text is released as soon as it can no longer be part of a marker: after each piece, exactly the
- * given text has been sent. */
+/* Text is released as soon as it can no longer be part of a marker: after each piece, exactly
+ * the given text has been sent. */
 static void test_prompt_release(void **state)
 {
     (void)state;

@@ -1,6 +1,6 @@
-/* Sampling against a brute-force reference that sorts everything, and stop strings against a search
- * in the whole text. Exact: the same token for the same numbers, whichever source (64 candidates or
- * the row) was used. Random tests print their seed on failure. */
+/* Sampling against a brute-force reference that sorts everything, and stop strings against a
+ * search in the whole text. Exact: the same token for the same numbers, whichever source (64
+ * candidates or the row) was used. Random tests print their seed on failure. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* test_factory_names.c - the table of tensors against the listing of the real model, config.json in
- * both dialects, and patterns of rules. */
+/* test_factory_names.c - the table of tensors against the listing of the real model,
+ * config.json in both dialects, and patterns of rules. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -99,8 +99,8 @@ static void test_flash_listing(void **state)
             l->ne[2] != defs[i].n_mats) {
             fail_msg("%s has other dimensions than listed", defs[i].gguf);
         }
-        /* The reference mix, but for the experts (q8 keeps them at 8 bits) and for ape, which we
-         * keep F32 as in the checkpoint. */
+        /* The reference mix, but for the experts (q8 keeps them at 8 bits) and for ape, which
+         * we keep F32 as in the checkpoint. */
         const char *type = qformat((uint32_t)q8->type[defs[i].role][0])->name;
         const char *want = defs[i].rank == 3          ? "Q8_0"
                            : strstr(l->name, "_ape.") ? "F32"

@@ -1,6 +1,7 @@
-/* test_factory_resume.c - the conversion as a set of items: 2-bit and 4-bit recipes against direct
- * calls of the encoder, the same bytes for any number of threads and slices, and the journal:
- * interrupted, damaged, torn and foreign ones. (Killing the program: tests/api/test_convert.py.) */
+/* test_factory_resume.c - the conversion as a set of items: 2-bit and 4-bit recipes against
+ * direct calls of the encoder, the same bytes for any number of threads and slices, and the
+ * journal: interrupted, damaged, torn and foreign ones. (Killing the program:
+ * tests/api/test_convert.py.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* test_quant_encode_search.c - the searching quantisers against the recorded outputs of the
- * reference (tests/data/quant-vectors: no record worse, better on average, the 2-bit grids by at
- * least 6 % of squared error) and, on random rows of many kinds, against the reference searches
- * written down in quant_reference.h; and the rules of encode.h: losses, refusals, zero rows,
- * missing importance, the same bytes for any split of the work. */
+ * reference (tests/data/quant-vectors: no record worse, better on average, the 2-bit grids by
+ * at least 6 % of squared error) and, on random rows of many kinds, against the reference
+ * searches written down in quant_reference.h; and the rules of encode.h: losses, refusals, zero
+ * rows, missing importance, the same bytes for any split of the work. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -205,8 +205,8 @@ static double reference_measure(const float *x, const float *y, const float *w)
     return weighted_error(x, y, v, COLS);
 }
 
-/* Single rows may be a little worse where few elements have nearly all the weight (the error has
- * many local minima then); on average over kinds and importances ours is better, in both
+/* Single rows may be a little worse where few elements have nearly all the weight (the error
+ * has many local minima then); on average over kinds and importances ours is better, in both
  * measures, and for every kind by itself. */
 static void check_random(const struct searched *s, uint64_t seed, int rounds)
 {

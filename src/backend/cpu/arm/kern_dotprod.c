@@ -1,6 +1,6 @@
 /* kern_dotprod.c - the tier of arm64 processors with 8-bit dot products (armv8.2 with dotprod:
- * Cortex-A76, Neoverse N1, Apple A13 and later): kernels of kern_c.h, integer sums by SDOT row by
- * row (vec_neon.h) and in tiles (tile_dot.h). */
+ * Cortex-A76, Neoverse N1, Apple A13 and later): kernels of kern_c.h, integer sums by SDOT row
+ * by row (vec_neon.h) and in tiles (tile_dot.h). */
 #include "backend/cpu/arm/vec_neon.h"
 #include "backend/cpu/kern.h"
 static void common_init(struct cpu_kern *k);

@@ -1,6 +1,6 @@
-/* kern_i8mm.c - the tier of arm64 processors with 8-bit matrix products (i8mm: Neoverse V1 and N2,
- * Apple M2 and later): as kern_dotprod.c, but the tiles use SMMLA, which multiplies two rows with
- * two tokens over eight elements. */
+/* kern_i8mm.c - the tier of arm64 processors with 8-bit matrix products (i8mm: Neoverse V1 and
+ * N2, Apple M2 and later): as kern_dotprod.c, but the tiles use SMMLA, which multiplies two
+ * rows with two tokens over eight elements. */
 #include "backend/cpu/arm/vec_neon.h"
 #include "backend/cpu/kern.h"
 static void common_init(struct cpu_kern *k);

@@ -1,6 +1,6 @@
-/* tiers.c - which instruction-set tiers this arm64 processor and its operating system offer. Linux
- * tells through the auxiliary vector, macOS through sysctl; elsewhere the baseline is used. A tier
- * counts only together with those below it, as in the ladder of kern_c.c. */
+/* tiers.c - which instruction-set tiers this arm64 processor and its operating system offer.
+ * Linux tells through the auxiliary vector, macOS through sysctl; elsewhere the baseline is
+ * used. A tier counts only together with those below it, as in the ladder of kern_c.c. */
 #include "backend/cpu/kern.h"
 
 #if defined(__linux__)

@@ -1,13 +1,13 @@
 /* tile_dot.h - packed A8 products out of 8-bit dot products: included by kern_dotprod.c and
- * kern_i8mm.c behind kern_c.h, with the macro DOT_GROUP (elements that one dot instruction adds up
- * for a row: 4 or 8) and a function
- *     plane_sums(plane, q, sum): sum[t][r] = product of row r and token t over 32 elements.
+ * kern_i8mm.c behind kern_c.h, with the macro DOT_GROUP (elements that one dot instruction adds
+ * up for a row: 4 or 8) and a function plane_sums(plane, q, sum): sum[t][r] = product of row r
+ * and token t over 32 elements.
  *
- * A weight's code has up to 16 bits and is kept as two planes of bytes, code = 256 * high + low;
- * where all high bytes of a block are 0 (Q8_0, Q4_0, MXFP4, Q2_K, ...), half of the work falls
- * away. The sums are exact integers, so they are those of kern_prod.h, and so are the bits. The
- * planes fill the room that struct pack_w and pack_x have for 16-bit codes; only the functions
- * here look inside them. */
+ * A weight's code has up to 16 bits and is kept as two planes of bytes, code = 256 * high +
+ * low; where all high bytes of a block are 0 (Q8_0, Q4_0, MXFP4, Q2_K, ...), half of the work
+ * falls away. The sums are exact integers, so they are those of kern_prod.h, and so are the
+ * bits. The planes fill the room that struct pack_w and pack_x have for 16-bit codes; only the
+ * functions here look inside them. */
 #ifndef CPU_TILE_DOT_H
 #define CPU_TILE_DOT_H
 

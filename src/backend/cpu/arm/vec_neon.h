@@ -1,5 +1,5 @@
-/* vec_neon.h - the words of vec_c.h for arm64: four registers each, lanes 0..3 in val[0]. Compiled
- * with the dot product extension, sums of 8-bit products use it. */
+/* vec_neon.h - the words of vec_c.h for arm64: four registers each, lanes 0..3 in val[0].
+ * Compiled with the dot product extension, sums of 8-bit products use it. */
 #ifndef CPU_VEC_NEON_H
 #define CPU_VEC_NEON_H
 
@@ -152,9 +152,9 @@ static inline void isum4(const int32x4_t p[4], float *out)
 }
 
 #ifdef __ARM_FEATURE_DOTPROD
-/* w = 256 * high + low with both in 8 bits, signed: a low byte of 128 or more counts as 256 less,
- * and adds one to the high one. No format's code comes near the one value range this cannot
- * hold, above 32639. */
+/* w = 256 * high + low with both in 8 bits, signed: a low byte of 128 or more counts as 256
+ * less, and adds one to the high one. No format's code comes near the one value range this
+ * cannot hold, above 32639. */
 static inline int8x16x2_t split_codes(const int16_t *w)
 {
     int8x16x2_t b = vld2q_s8((const int8_t *)w);
