@@ -28,9 +28,20 @@ static int cpu_probe(struct backend_info *out, fathom_err *err)
     *out = (struct backend_info){
         .available = true, .memory_bytes = memory_total(), .n_units = team_cores()};
     snprintf(out->device_name, sizeof out->device_name, "CPU, %" PRIu32 " cores", out->n_units);
-    snprintf(out->features, sizeof out->features, "tiers: c%s%s%s",
-             tiers & CPU_TIER_AVX2 ? " avx2" : "", tiers & CPU_TIER_AVX512 ? " avx512" : "",
-             tiers & CPU_TIER_AVX512VNNI ? " avx512vnni" : "");
+    static const struct {
+        enum cpu_tier tier;
+        const char *name;
+    } names[] = {{CPU_TIER_AVX2, " avx2"},
+                 {CPU_TIER_AVX512, " avx512"},
+                 {CPU_TIER_AVX512VNNI, " avx512vnni"},
+                 {CPU_TIER_NEON, " neon"},
+                 {CPU_TIER_DOTPROD, " dotprod"},
+                 {CPU_TIER_I8MM, " i8mm"}};
+    size_t n = (size_t)snprintf(out->features, sizeof out->features, "tiers: c");
+    for (size_t i = 0; i < ARRAY_LEN(names) && n < sizeof out->features; i++) {
+        const char *name = tiers & names[i].tier ? names[i].name : "";
+        n += (size_t)snprintf(out->features + n, sizeof out->features - n, "%s", name);
+    }
     return 0;
 }
 
