@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -201,7 +203,7 @@ static float dot_a8(uint32_t type, const void *row, void *act, size_t n)
     return halving_tree(c);
 }
 
-enum { ROWS = 32, TOKS = 16, MAX_N = 1100 };
+enum { ROWS = 32, TOKS = 16, MAX_N = 4352 };
 
 /* Lengths on both sides of every tail. */
 static const size_t lengths[] = {1, 15, 16, 17, 31, 32, 33, 128, 250, 1024, 1087};
@@ -261,7 +263,65 @@ static void random_row(struct rng *r, uint32_t type, size_t n, unsigned char *ro
     }
 }
 
-static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, size_t n)
+/* Finite scales in a block of ones; IQ1_M's is spread over the block and stays. */
+static void set_scales(uint32_t type, unsigned char *block)
+{
+    size_t at = type == QT_Q2_K ? 80 : type == QT_Q3_K ? 108 : type == QT_Q6_K ? 208 : 0;
+    bool two = type == QT_Q2_K || type == QT_Q4_K || type == QT_Q5_K || type == QT_Q4_1 ||
+               type == QT_Q5_1;
+    if (type == QT_MXFP4) {
+        block[0] = 130;
+    } else if (type != QT_IQ1_M) {
+        store_le16(block + at, 0x7BFF); /* 65504 */
+        store_le16(block + at + (two ? 2 : 0), 0x7BFF);
+    }
+}
+
+/* What the rows and activations of a check are made of. */
+enum contents {
+    RANDOM_FINITE,
+    RANDOM_BYTES, /* scales of any bits: NaN, infinite, subnormal */
+    ALL_ONES,     /* largest codes, scales and minima against activations of +-127 */
+    ALL_ZEROS,
+    N_CONTENTS
+};
+
+static void fill_row(struct rng *r, uint32_t type, enum contents what, size_t n,
+                     unsigned char *row)
+{
+    size_t bytes = qformat_row_bytes(type, n);
+    if (what == RANDOM_FINITE) {
+        random_row(r, type, n, row);
+    } else if (what == RANDOM_BYTES) {
+        for (size_t i = 0; i < bytes; i++) {
+            row[i] = (unsigned char)rng_u64(r);
+        }
+    } else {
+        /* ones in the scale would be NaN: 0x7BFF and alike keep it finite */
+        memset(row, what == ALL_ONES ? 0xFF : 0, bytes);
+        for (size_t b = 0; what == ALL_ONES && b < bytes; b += qformat(type)->block_bytes) {
+            set_scales(type, row + b);
+        }
+    }
+}
+
+/* Activations: random, or as large as they get, of one sign or of two. */
+static float act_value(struct rng *r, enum contents what, int t)
+{
+    return what == ALL_ONES ? (t % 3 == 0       ? 1.0f
+                               : t % 3 == 1     ? -1.0f
+                               : rng_u64(r) & 1 ? 1.0f
+                                                : -1.0f)
+                            : rng_sym(r);
+}
+
+static bool same_value(float a, float b)
+{
+    return f32_bits(a) == f32_bits(b) || (isnan(a) && isnan(b));
+}
+
+static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, size_t n,
+                     enum contents what)
 {
     static unsigned char w[ROWS][MAX_N * 4], act[KERN_TOKENS][MAX_N * 2];
     static struct pack_w panel[2][MAX_N / 32];
@@ -273,14 +333,14 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     for (int t = 0; t < KERN_TOKENS; t++) {
         float v[MAX_N];
         for (size_t i = 0; i < n; i++) {
-            v[i] = rng_sym(r);
+            v[i] = act_value(r, what, t);
         }
         act8_encode(v, 0, n, n, act[t]);
         x[t] = (struct act_codes){act8_q(act[t]), act8_d(act[t], n), act8_sum(act[t], n)};
     }
     float few[KERN_TOKENS][ROWS], many[KERN_TOKENS][KERN_ROWS];
     for (uint32_t i = 0; i < ROWS; i++) {
-        random_row(r, type, n, w[i]);
+        fill_row(r, type, what, n, w[i]);
         k->weight_codes(type, w[i], n, &codes);
         k->row_a8(&codes, x, KERN_TOKENS, n, few[0] + i, ROWS);
         k->pack_row_a8(&codes, i % 16, n, panel[i / 16]);
@@ -293,10 +353,9 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     for (int i = 0; i < ROWS; i++) {
         for (int t = 0; t < KERN_TOKENS; t++) {
             float want = dot_a8(type, w[i], act[t], n);
-            if (f32_bits(want) != f32_bits(few[t][i]) ||
-                f32_bits(want) != f32_bits(many[t][i])) {
-                fail_msg("%s %s n %zu: want %a, row by row %a, packed %a", k->name,
-                         qformat(type)->name, n, (double)want, (double)few[t][i],
+            if (!same_value(want, few[t][i]) || !same_value(want, many[t][i])) {
+                fail_msg("%s %s n %zu contents %d: want %a, row by row %a, packed %a", k->name,
+                         qformat(type)->name, n, (int)what, (double)want, (double)few[t][i],
                          (double)many[t][i]);
             }
         }
@@ -315,10 +374,48 @@ static void test_products_a8(void **state)
         }
         bool big = qformat(type)->block_elems > 32;
         for (uint32_t tier = 0; tier < n_tier; tier++) {
-            check_a8(&k[tier], &r, type, big ? 256 : 32);
-            check_a8(&k[tier], &r, type, big ? 1024 : 544);
+            for (int what = 0; what < N_CONTENTS; what++) {
+                check_a8(&k[tier], &r, type, big ? 256 : 32, (enum contents)what);
+                check_a8(&k[tier], &r, type, big ? 768 : 544, (enum contents)what);
+                check_a8(&k[tier], &r, type, 1024, (enum contents)what);
+                check_a8(&k[tier], &r, type, big ? 4096 + 256 : 4096 + 32, (enum contents)what);
+            }
         }
     }
+}
+
+/* Rows that end where a mapping ends, as those of a file may: nothing behind them is read. */
+static void test_rows_at_end(void **state)
+{
+    (void)state;
+    struct cpu_kern k[TIERS];
+    uint32_t n_tier = tiers(k);
+    enum { N = 1280 };
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *map =
+        mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(mprotect(map + page, page, PROT_NONE), 0);
+    struct rng r = {83};
+    float v[N], want, got;
+    unsigned char act[2 * N];
+    for (int i = 0; i < N; i++) {
+        v[i] = rng_sym(&r);
+    }
+    act8_encode(v, 0, N, N, act);
+    struct act_codes x = {act8_q(act), act8_d(act, N), act8_sum(act, N)};
+    for (uint32_t type = 0; type < QT_COUNT; type++) {
+        for (uint32_t tier = 0; qformat(type)->cls == QC_BLOCK && tier < n_tier; tier++) {
+            unsigned char *row = map + page - qformat_row_bytes(type, N);
+            random_row(&r, type, N, row);
+            want = dot_a8(type, row, act, N);
+            if (k[tier].rows_a8[type]) {
+                k[tier].rows_a8[type](row, 0, 1, &x, 1, N, &got, 1);
+                assert_int_equal(f32_bits(want), f32_bits(got));
+            }
+        }
+    }
+    munmap(map, 2 * page);
 }
 
 /* ---- the other kernels, in plain loops that spell out op.h ---- */
@@ -550,6 +647,7 @@ int main(void)
         cmocka_unit_test(test_hyper_connections),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_products_a8),
+        cmocka_unit_test(test_rows_at_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

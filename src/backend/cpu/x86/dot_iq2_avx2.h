@@ -44,19 +44,19 @@ DOT_INLINE __m256i iq2_signs(__m256i word)
     return _mm256_or_si256(f, _mm256_shuffle_epi8(parity, x));
 }
 
-DOT_INLINE long long iq2_entry(uint8_t index)
+DOT_INLINE long long iq2_entry(uint32_t indices, int k)
 {
-    return (long long)load_le64(quant_grid_iq2_xxs[index]);
+    return (long long)load_le64(quant_grid_iq2_xxs[indices >> 8 * k & 255]);
 }
 
 /* Pair sums of sub-vector k of four groups; p: their bytes; signs: qword j has the sign bytes of
  * group j. */
-DOT_INLINE __m256i iq2_dot2(const uint8_t *p, int k, __m256i signs, const int8_t *q)
+DOT_INLINE __m256i iq2_dot2(const uint32_t p[4], int k, __m256i signs, const int8_t *q)
 {
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
     const __m256i copy = _mm256_setr_epi64x(0, 0x0808080808080808, 0, 0x0808080808080808);
-    __m256i grid = _mm256_set_epi64x(iq2_entry(p[24 + k]), iq2_entry(p[16 + k]),
-                                     iq2_entry(p[8 + k]), iq2_entry(p[k]));
+    __m256i grid = _mm256_set_epi64x(iq2_entry(p[3], k), iq2_entry(p[2], k), iq2_entry(p[1], k),
+                                     iq2_entry(p[0], k));
     __m256i s = _mm256_shuffle_epi8(signs, _mm256_add_epi8(copy, _mm256_set1_epi8((char)k)));
     __m256i minus = _mm256_cmpeq_epi8(_mm256_and_si256(s, bit), bit);
     __m256i x =
@@ -69,8 +69,10 @@ DOT_INLINE __m256i iq2_quad(const uint8_t *p, __m128i signs, const int8_t *q)
 {
     const __m256i one = _mm256_set1_epi16(1);
     __m256i s = _mm256_cvtepu32_epi64(signs);
-    __m256i a = _mm256_add_epi16(iq2_dot2(p, 0, s, q), iq2_dot2(p, 1, s, q));
-    __m256i b = _mm256_add_epi16(iq2_dot2(p, 2, s, q), iq2_dot2(p, 3, s, q));
+    const uint32_t i[4] = {load_le32(p), load_le32(p + 8), load_le32(p + 16),
+                           load_le32(p + 24)};
+    __m256i a = _mm256_add_epi16(iq2_dot2(i, 0, s, q), iq2_dot2(i, 1, s, q));
+    __m256i b = _mm256_add_epi16(iq2_dot2(i, 2, s, q), iq2_dot2(i, 3, s, q));
     return _mm256_add_epi32(_mm256_madd_epi16(a, one), _mm256_madd_epi16(b, one));
 }
 

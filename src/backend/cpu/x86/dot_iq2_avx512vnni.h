@@ -141,6 +141,11 @@ DOT_INLINE __m512 dot_iq2(const struct iq2_tables *t, __m512 c, const uint8_t *w
     w += b0 / 8 * 66;
     for (size_t b = 0; b < n / 32; b += 16, w += 132, q += 512) {
         const uint8_t *from = w;
+        /* Rows lie behind one another: what follows a few rows on. The hardware's own prefetching
+         * stops at pages, and this kernel has the time to ask for more; a prefetch never faults. */
+        _mm_prefetch((const char *)w + 4096, _MM_HINT_T0);
+        _mm_prefetch((const char *)w + 4096 + 64, _MM_HINT_T0);
+        _mm_prefetch((const char *)w + 4096 + 128, _MM_HINT_T0);
         struct act_codes a = {q, x->d + b0 + b, x->sum + 2 * (b0 + b)};
         if (n / 32 - b < 16) {
             pad_tail(&pad, w, 66, x, b0 + b, 8);

@@ -154,15 +154,13 @@ DOT_INLINE struct sums8 sums_mxfp4(const uint8_t *w, const int8_t *q, const int1
     __m256i p[8],
         table = _mm256_broadcastsi128_si256(_mm_load_si128((const void *)quant_values_mxfp4));
     struct sums8 s;
-    uint8_t byte[8];
     table = _mm256_add_epi8(table, _mm256_set1_epi8(12));
     for (int i = 0; i < 8; i++) {
-        byte[i] = w[17 * i];
         p[i] = dot2(_mm256_shuffle_epi8(table, nibbles(w + 17 * i + 1)), q + 32 * i);
     }
     s.i1 = _mm256_sub_epi32(fold_plain(p), offset_sums(sum, 12));
     /* 2^(e - 128), below 2^-126 as subnormals */
-    __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)byte));
+    __m256i e = _mm256_setr_epi32(w[0], w[17], w[34], w[51], w[68], w[85], w[102], w[119]);
     __m256i bits = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
     __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
     s.d = _mm256_castsi256_ps(
