@@ -341,7 +341,11 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     float few[KERN_TOKENS][ROWS], many[KERN_TOKENS][KERN_ROWS];
     for (uint32_t i = 0; i < ROWS; i++) {
         fill_row(r, type, what, n, w[i]);
-        k->weight_codes(type, w[i], n, &codes);
+        if (k->codes_of[type] && i % 2) { /* rows of both decoders side by side */
+            k->codes_of[type](w[i], n, &codes);
+        } else {
+            k->weight_codes(type, w[i], n, &codes);
+        }
         k->row_a8(&codes, x, KERN_TOKENS, n, few[0] + i, ROWS);
         k->pack_row_a8(&codes, i % 16, n, panel[i / 16]);
     }

@@ -19,8 +19,8 @@
 enum cpu_tier {
     CPU_TIER_C = 1,
     CPU_TIER_AVX2 = 2,
-    CPU_TIER_AVX512 = 4,     /* x86-64-v4 */
-    CPU_TIER_AVX512VNNI = 8, /* and VNNI, VBMI */
+    CPU_TIER_AVX512 = 4,       /* x86-64-v4 */
+    CPU_TIER_AVX512VNNI = 8,   /* and VNNI, VBMI */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
@@ -66,6 +66,7 @@ struct act_codes {
     const int16_t *sum;
 };
 
+typedef void codes_fn(const void *row, size_t n, struct row_codes *out);
 typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
                         const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
                         size_t out_ld);
@@ -77,6 +78,8 @@ struct cpu_kern {
     /* Elements [k0, k0 + n) of a row as floats; k0 and n as quant_decode. */
     void (*weight_decode)(uint32_t type, const void *row, size_t k0, size_t n, float *out);
     void (*weight_codes)(uint32_t type, const void *row, size_t n, struct row_codes *out);
+    /* The same for one format, where a tier has it; else NULL. */
+    codes_fn *codes_of[QT_COUNT];
 
     /* ---- products, one row at a time: few tokens ---- */
     /* out[t * out_ld + r] = DOT(row r, x[t]), F32 form; type F32, F16 or BF16. */

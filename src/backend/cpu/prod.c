@@ -142,6 +142,17 @@ static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     }
 }
 
+static void codes_row(struct prod_x *px, const struct wrows *r, uint32_t i)
+{
+    const struct cpu_kern *k = px->w->k;
+    const void *row = r->base + i * r->row_bytes;
+    if (k->codes_of[r->type]) {
+        k->codes_of[r->type](row, r->cols, &px->tmp->codes);
+    } else {
+        k->weight_codes(r->type, row, r->cols, &px->tmp->codes);
+    }
+}
+
 static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
 {
     const struct cpu_kern *k = px->w->k;
@@ -151,7 +162,7 @@ static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_R
         return;
     }
     for (uint32_t i = 0; i < r->n_row; i++) {
-        k->weight_codes(r->type, r->base + i * r->row_bytes, r->cols, &px->tmp->codes);
+        codes_row(px, r, i);
         k->row_a8(&px->tmp->codes, px->tmp->rows_a8, px->n, r->cols, out[0] + i, KERN_ROWS);
     }
 }
@@ -184,7 +195,7 @@ static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     bool has_min = false;
     for (uint32_t i = 0; i < KERN_ROWS; i++) { /* rows behind the last repeat it, unused */
         if (i < r->n_row) {
-            k->weight_codes(r->type, r->base + i * r->row_bytes, r->cols, &tmp->codes);
+            codes_row(px, r, i);
             has_min = tmp->codes.has_min;
         }
         k->pack_row_a8(&tmp->codes, i % KERN_PANEL, r->cols,

@@ -28,6 +28,19 @@ static void iq2_order(const int8_t *q, size_t n, int8_t *out)
     }
 }
 
+/* The second words of the eight groups of a block, in order: sign fields and scale. */
+DOT_INLINE __m256i iq2_words(const uint8_t *b)
+{
+    __m256 lo = _mm256_castsi256_ps(load32(b + 2)), hi = _mm256_castsi256_ps(load32(b + 34));
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(lo, hi, 0xDD)), 0xD8);
+}
+/* 2 s + 1 */
+DOT_INLINE __m256i iq2_scales(__m256i word)
+{
+    __m256i twice = and_bytes(_mm256_srli_epi32(word, 27), 0x1E);
+    return _mm256_or_si256(twice, _mm256_set1_epi32(1));
+}
+
 /* The sign bytes of eight groups from their words: dword g has those of sub-vectors 0..3. */
 DOT_INLINE __m256i iq2_signs(__m256i word)
 {
@@ -80,15 +93,12 @@ DOT_INLINE __m256i iq2_quad(const uint8_t *p, __m128i signs, const int8_t *q)
 DOT_INLINE struct sums8 sums_iq2_xxs(const uint8_t *w, const int8_t *q)
 {
     struct sums8 s;
-    __m256 a = _mm256_castsi256_ps(load32(w + 2)), b = _mm256_castsi256_ps(load32(w + 34));
-    __m256i word = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xDD));
-    word = _mm256_permute4x64_epi64(word, 0xD8);
+    __m256i word = iq2_words(w);
     __m256i signs = iq2_signs(word);
     __m256i p0 = iq2_quad(w + 2, _mm256_castsi256_si128(signs), q);
     __m256i p1 = iq2_quad(w + 34, _mm256_extracti128_si256(signs, 1), q + 128);
     __m256i sums = _mm256_permute4x64_epi64(_mm256_hadd_epi32(p0, p1), 0xD8);
-    __m256i twice = and_bytes(_mm256_srli_epi32(word, 27), 0x1E);
-    s.i1 = _mm256_mullo_epi32(sums, _mm256_or_si256(twice, _mm256_set1_epi32(1)));
+    s.i1 = _mm256_mullo_epi32(sums, iq2_scales(word));
     s.d = _mm256_mul_ps(scale_f16(w), _mm256_set1_ps(0.125f));
     return s;
 }

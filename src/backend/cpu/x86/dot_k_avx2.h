@@ -72,17 +72,24 @@ DOT_ROWS(q3_k, 110, false)
 
 /* ---- Q4_K and Q5_K ---- */
 
-/* Block sums to I1 and I2 with the 6-bit scales and minima of the block at w. */
-DOT_INLINE struct sums8 finish_min6(__m256i sums, const uint8_t *w, const int16_t *sum)
+/* The 6-bit scales and minima of eight groups from their 12 bytes. */
+DOT_INLINE void unpack_min6(const uint8_t *b, uint8_t scale[8], uint8_t min[8])
 {
     const uint32_t six = 0x3F3F3F3Fu, four = 0x0F0F0F0Fu, two = 0x30303030u;
-    uint32_t x = load_le32(w + 4), y = load_le32(w + 8), z = load_le32(w + 12);
-    uint64_t sc = (x & six) | (uint64_t)((z & four) | (x >> 2 & two)) << 32;
-    uint64_t mn = (y & six) | (uint64_t)((z >> 4 & four) | (y >> 2 & two)) << 32;
+    uint32_t x = load_le32(b), y = load_le32(b + 4), z = load_le32(b + 8);
+    store_le64(scale, (x & six) | (uint64_t)((z & four) | (x >> 2 & two)) << 32);
+    store_le64(min, (y & six) | (uint64_t)((z >> 4 & four) | (y >> 2 & two)) << 32);
+}
+
+/* Block sums to I1 and I2 with the scales and minima of the block at w. */
+DOT_INLINE struct sums8 finish_min6(__m256i sums, const uint8_t *w, const int16_t *sum)
+{
+    uint8_t sc[8], mn[8];
+    unpack_min6(w + 4, sc, mn);
     struct sums8 s;
-    s.i1 = _mm256_mullo_epi32(sums, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)sc)));
+    s.i1 = _mm256_mullo_epi32(sums, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)sc)));
     s.i2 = _mm256_mullo_epi32(offset_sums(sum, 1),
-                              _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)mn)));
+                              _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)mn)));
     s.d = scale_f16(w);
     s.m = scale_f16(w + 2);
     return s;
