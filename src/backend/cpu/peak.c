@@ -28,7 +28,7 @@ static uint64_t read_c(const void *p, size_t n, uint32_t streams)
 static uint64_t int8_c(uint64_t n)
 {
     int16_t a[2 * LANES], b[2 * LANES];
-    int32_t acc[LANES] = {0};
+    uint32_t acc[LANES] = {0}; /* unsigned: the sums wrap around */
     for (int i = 0; i < 2 * LANES; i++) {
         a[i] = (int16_t)(i - 32);
         b[i] = (int16_t)(i % 7 - 3);
@@ -36,12 +36,12 @@ static uint64_t int8_c(uint64_t n)
     for (uint64_t r = 0; r < n; r++) {
         __asm__ volatile("" ::"r"(a), "r"(b) : "memory");
         for (int i = 0; i < LANES; i++) {
-            acc[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+            acc[i] += (uint32_t)(a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]);
         }
     }
     uint64_t sum = 0;
     for (int i = 0; i < LANES; i++) {
-        sum += (uint64_t)acc[i];
+        sum += acc[i];
     }
     return sum;
 }

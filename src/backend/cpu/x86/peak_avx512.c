@@ -7,6 +7,17 @@
 
 enum { ACCS = 12 };
 
+/* Any value that depends on every bit; unsigned, because the sums wrap around. */
+static inline uint64_t sum_words(__m512i v)
+{
+    uint64_t w[8], sum = 0;
+    _mm512_storeu_si512(w, v);
+    for (int i = 0; i < 8; i++) {
+        sum += w[i];
+    }
+    return sum;
+}
+
 static uint64_t read_avx512(const void *p, size_t n, uint32_t streams)
 {
     size_t one = n / streams;
@@ -21,7 +32,7 @@ static uint64_t read_avx512(const void *p, size_t n, uint32_t streams)
         }
     }
     s[0] = _mm512_add_epi64(_mm512_add_epi64(s[0], s[1]), _mm512_add_epi64(s[2], s[3]));
-    return (uint64_t)_mm512_reduce_add_epi64(s[0]);
+    return sum_words(s[0]);
 }
 
 static uint64_t int8_avx512(uint64_t n)
@@ -41,7 +52,7 @@ static uint64_t int8_avx512(uint64_t n)
     for (int i = 1; i < 8; i++) {
         acc[0] = _mm512_add_epi32(acc[0], acc[i]);
     }
-    return (uint64_t)_mm512_reduce_add_epi32(acc[0]);
+    return sum_words(acc[0]);
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vnni"))) static uint64_t int8_vnni(uint64_t n)
@@ -59,7 +70,7 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static uint64_t int8_vnni
     for (int i = 1; i < ACCS; i++) {
         acc[0] = _mm512_add_epi32(acc[0], acc[i]);
     }
-    return (uint64_t)_mm512_reduce_add_epi32(acc[0]);
+    return sum_words(acc[0]);
 }
 
 static float f32_avx512(uint64_t n)
