@@ -1,6 +1,6 @@
-/* codes_avx2.h - weight rows to integer codes for packed products (struct row_codes of kern.h), for
- * AVX2: the formats of the usual recipes (layouts: quant/decode.c, decode_iq.c). Same integers as
- * quant_codes32, a group of 32 at a time. Included by rows_avx2.c only. */
+/* codes_avx2.h - weight rows to integer codes for packed products (struct row_codes of kern.h),
+ * for AVX2: the formats of the usual recipes (layouts: quant/decode.c, decode_iq.c). Same
+ * integers as quant_codes32, a group of 32 at a time. Included by rows_avx2.c only. */
 #ifndef CPU_CODES_AVX2_H
 #define CPU_CODES_AVX2_H
 

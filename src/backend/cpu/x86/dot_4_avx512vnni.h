@@ -1,6 +1,7 @@
-/* dot_4_avx512vnni.h - formats whose 16 bytes hold the nibbles of one group of 32 (low: elements 0 to
- * 15), for dot_avx512vnni.h: MXFP4, Q4_0, IQ4_NL, IQ4_XS (layouts: quant/decode.c, decode_iq.c). The
- * values are looked up with an offset that makes them unsigned. */
+/* dot_4_avx512vnni.h - formats whose 16 bytes hold the nibbles of one group of 32 (low:
+ * elements 0 to 15), for dot_avx512vnni.h: MXFP4, Q4_0, IQ4_NL, IQ4_XS (layouts:
+ * quant/decode.c, decode_iq.c). The values are looked up with an offset that makes them
+ * unsigned. */
 #ifndef CPU_DOT_4_AVX512VNNI_H
 #define CPU_DOT_4_AVX512VNNI_H
 
@@ -41,8 +42,8 @@ DOT_INLINE __m512i table_sums(const uint8_t *w, size_t step, const int8_t *value
 
 /* ---- MXFP4 ---- */
 
-/* 2^(e - 128) of the scale bytes of 16 blocks. A load of 64 bytes has four of them, 17 apart; two
- * permutes take eight each to the low bytes of their lanes. */
+/* 2^(e - 128) of the scale bytes of 16 blocks. A load of 64 bytes has four of them, 17 apart;
+ * two permutes take eight each to the low bytes of their lanes. */
 DOT_INLINE __m512 scales_mxfp4(const uint8_t *w)
 {
     const __m512i lo =

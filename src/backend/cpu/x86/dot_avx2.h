@@ -1,12 +1,12 @@
-/* dot_avx2.h - products of weight rows in file layout with an A8 row, for AVX2: what the formats
- * share. Included by rows_avx2.c only.
+/* dot_avx2.h - products of weight rows in file layout with an A8 row, for AVX2: what the
+ * formats share. Included by rows_avx2.c only.
  *
- * Eight blocks of 32 (256 elements) make one step: a format's function delivers their exact integer
- * sums I1 and I2 of op.h, one block a lane, and their scales; steps feed lanes 0..7 and 8..15 in turn.
- * A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs, in 16 bits. Codes are
- * below 64, so that a pair (2 * 63 * 127) may be added to another one before it is widened. Signed
- * codes are stored with an offset, whose part is subtracted at the end.
- * Read next: dot_k_avx2.h (Q2_K to Q6_K, MXFP4, Q4_0), dot_iq2_avx2.h. */
+ * Eight blocks of 32 (256 elements) make one step: a format's function delivers their exact
+ * integer sums I1 and I2 of op.h, one block a lane, and their scales; steps feed lanes 0..7 and
+ * 8..15 in turn. A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs,
+ * in 16 bits. Codes are below 64, so that a pair (2 * 63 * 127) may be added to another one
+ * before it is widened. Signed codes are stored with an offset, whose part is subtracted at the
+ * end. Read next: dot_k_avx2.h (Q2_K to Q6_K, MXFP4, Q4_0), dot_iq2_avx2.h. */
 #ifndef CPU_DOT_AVX2_H
 #define CPU_DOT_AVX2_H
 
@@ -27,7 +27,8 @@ struct sums8 {
 /* w: 8 blocks of 32; q and sum: their activations. */
 typedef struct sums8 sums8_fn(const uint8_t *w, const int8_t *q, const int16_t *sum);
 
-/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never -0. */
+/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never
+ * -0. */
 struct pad8 {
     uint8_t w[8 * 36];
     int8_t q[256];
@@ -83,7 +84,8 @@ DOT_INLINE float dot_row(const uint8_t *w, const struct act_codes *x, size_t n, 
         c[0] = c[1]; /* the other half's turn */
         c[1] = done;
     }
-    /* after an even number of steps c[0] has lanes 0..7, after an odd one c[1]: a sum commutes */
+    /* after an even number of steps c[0] has lanes 0..7, after an odd one c[1]: a sum commutes
+     * */
     return halving_sum(c[0], c[1]);
 }
 
@@ -133,8 +135,8 @@ DOT_INLINE __m256i fold_four(__m256i ab, __m256i cd)
     return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)),
                             _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
 }
-/* dot2 of eight blocks to their sums, in order; s[i]: for blocks 2i and 2i + 1, in 128-bit lane h
- * four times the scale of half h of the first block, then of the second. */
+/* dot2 of eight blocks to their sums, in order; s[i]: for blocks 2i and 2i + 1, in 128-bit lane
+ * h four times the scale of half h of the first block, then of the second. */
 DOT_INLINE __m256i fold_scaled(const __m256i p[8], const __m256i s[4])
 {
     __m256i a = fold_four(fold_two(p[0], p[1], s[0]), fold_two(p[2], p[3], s[1]));

@@ -1,12 +1,12 @@
-/* dot_avx512vnni.h - products of weight rows in file layout with an A8 row, for AVX-512 with VNNI and
- * VBMI: what the formats share. Included by kern_avx512vnni.c only.
+/* dot_avx512vnni.h - products of weight rows in file layout with an A8 row, for AVX-512 with
+ * VNNI and VBMI: what the formats share. Included by kern_avx512vnni.c only.
  *
- * Sixteen blocks of 32 (512 elements) make one step: a format's function delivers their exact integer
- * sums I1 and I2 of op.h, one block a lane, and their scales; one fma (two with minima) adds them to
- * the 16 lanes. A vector of 64 codes meets 64 activations by vpdpbusd, which takes unsigned codes:
- * signed ones are stored with an offset, whose part (offset times the sum of the activations) is
- * subtracted at the end. Nothing saturates: u8 x s8 x 4 fits 32 bits, and where four products are
- * narrowed to 16 bits the codes are below 64 (4 * 63 * 127 = 32004).
+ * Sixteen blocks of 32 (512 elements) make one step: a format's function delivers their exact
+ * integer sums I1 and I2 of op.h, one block a lane, and their scales; one fma (two with minima)
+ * adds them to the 16 lanes. A vector of 64 codes meets 64 activations by vpdpbusd, which takes
+ * unsigned codes: signed ones are stored with an offset, whose part (offset times the sum of
+ * the activations) is subtracted at the end. Nothing saturates: u8 x s8 x 4 fits 32 bits, and
+ * where four products are narrowed to 16 bits the codes are below 64 (4 * 63 * 127 = 32004).
  * Read next: dot_k_avx512vnni.h (Q2_K to Q6_K), dot_4_avx512vnni.h, dot_iq2_avx512vnni.h. */
 #ifndef CPU_DOT_AVX512VNNI_H
 #define CPU_DOT_AVX512VNNI_H
@@ -28,7 +28,8 @@ struct sums16 {
 /* w: 16 blocks of 32; q and sum: their activations. */
 typedef struct sums16 sums16_fn(const uint8_t *w, const int8_t *q, const int16_t *sum);
 
-/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never -0. */
+/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never
+ * -0. */
 struct pad16 {
     uint8_t w[16 * 36];
     int8_t q[512];

@@ -1,9 +1,9 @@
-/* dot_iq2_avx2.h - IQ2_XXS for dot_avx2.h (layout: quant/decode_iq.c). The grid stays in memory (2 KiB,
- * first-level cache), and its entries are loaded as qwords of the vectors: since every qword is
- * chosen on its own, a vector takes sub-vector k of four groups, and the sums of a group need no
- * horizontal additions but the last. The activations are brought into that order once per call. The
- * signs are made for 256 elements at a time: fields to bytes, parity by nibble tables; where a bit is
- * set the activation is negated. */
+/* dot_iq2_avx2.h - IQ2_XXS for dot_avx2.h (layout: quant/decode_iq.c). The grid stays in memory
+ * (2 KiB, first-level cache), and its entries are loaded as qwords of the vectors: since every
+ * qword is chosen on its own, a vector takes sub-vector k of four groups, and the sums of a
+ * group need no horizontal additions but the last. The activations are brought into that order
+ * once per call. The signs are made for 256 elements at a time: fields to bytes, parity by
+ * nibble tables; where a bit is set the activation is negated. */
 #ifndef CPU_DOT_IQ2_AVX2_H
 #define CPU_DOT_IQ2_AVX2_H
 
@@ -62,8 +62,8 @@ DOT_INLINE long long iq2_entry(uint32_t indices, int k)
     return (long long)load_le64(quant_grid_iq2_xxs[indices >> 8 * k & 255]);
 }
 
-/* Pair sums of sub-vector k of four groups; p: their bytes; signs: qword j has the sign bytes of
- * group j. */
+/* Pair sums of sub-vector k of four groups; p: their bytes; signs: qword j has the sign bytes
+ * of group j. */
 DOT_INLINE __m256i iq2_dot2(const uint32_t p[4], int k, __m256i signs, const int8_t *q)
 {
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);

@@ -1,12 +1,13 @@
 /* dot_iq2_avx512vnni.h - IQ2_XXS for dot_avx512vnni.h (layout: quant/decode_iq.c).
  *
- * The grid's 256 vectors of 8 levels are held in eight registers as 2-bit codes: one plane with the
- * codes of elements 0 to 3 of every entry, one with 4 to 7, four registers each. Two byte permutes of
- * 128 entries and a blend look 64 indices up, which is two blocks of 256. A qword then has the codes
- * of one group of 32, and vpmultishiftqb spreads those of sub-vector k to bytes: so vector k holds
- * sub-vector k of eight groups, four of them add up in one accumulator, and only neighbouring dwords
- * remain to be joined. The activations are brought into that order once per call. Sign bits get into
- * bit 2 of the code bytes, and one permute turns the three bits into 128 +- level. */
+ * The grid's 256 vectors of 8 levels are held in eight registers as 2-bit codes: one plane with
+ * the codes of elements 0 to 3 of every entry, one with 4 to 7, four registers each. Two byte
+ * permutes of 128 entries and a blend look 64 indices up, which is two blocks of 256. A qword
+ * then has the codes of one group of 32, and vpmultishiftqb spreads those of sub-vector k to
+ * bytes: so vector k holds sub-vector k of eight groups, four of them add up in one
+ * accumulator, and only neighbouring dwords remain to be joined. The activations are brought
+ * into that order once per call. Sign bits get into bit 2 of the code bytes, and one permute
+ * turns the three bits into 128 +- level. */
 #ifndef CPU_DOT_IQ2_AVX512VNNI_H
 #define CPU_DOT_IQ2_AVX512VNNI_H
 
@@ -76,8 +77,8 @@ DOT_INLINE __m512i bit_steps(int bit, int step)
     return _mm512_set1_epi64((long long)c);
 }
 
-/* Sums of one block of 256, two dwords a group; codes: qword g has those of group g; signs: byte
- * first + k of qword g those of its sub-vector k. */
+/* Sums of one block of 256, two dwords a group; codes: qword g has those of group g; signs:
+ * byte first + k of qword g those of its sub-vector k. */
 DOT_INLINE __m512i iq2_block(const struct iq2_tables *t, __m512i codes, __m512i signs,
                              int first, const int8_t *q)
 {
@@ -141,8 +142,9 @@ DOT_INLINE __m512 dot_iq2(const struct iq2_tables *t, __m512 c, const uint8_t *w
     w += b0 / 8 * 66;
     for (size_t b = 0; b < n / 32; b += 16, w += 132, q += 512) {
         const uint8_t *from = w;
-        /* Rows lie behind one another: what follows a few rows on. The hardware's own prefetching
-         * stops at pages, and this kernel has the time to ask for more; a prefetch never faults. */
+        /* Rows lie behind one another: what follows a few rows on. The hardware's own
+         * prefetching stops at pages, and this kernel has the time to ask for more; a prefetch
+         * never faults. */
         _mm_prefetch((const char *)w + 4096, _MM_HINT_T0);
         _mm_prefetch((const char *)w + 4096 + 64, _MM_HINT_T0);
         _mm_prefetch((const char *)w + 4096 + 128, _MM_HINT_T0);

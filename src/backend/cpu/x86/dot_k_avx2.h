@@ -1,6 +1,6 @@
-/* dot_k_avx2.h - Q2_K to Q6_K, MXFP4 and Q4_0 for dot_avx2.h (layouts: quant/decode.c). The 2-bit
- * formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value, and divide the
- * finished sums. */
+/* dot_k_avx2.h - Q2_K to Q6_K, MXFP4 and Q4_0 for dot_avx2.h (layouts: quant/decode.c). The
+ * 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value,
+ * and divide the finished sums. */
 #ifndef CPU_DOT_K_AVX2_H
 #define CPU_DOT_K_AVX2_H
 

@@ -1,6 +1,6 @@
-/* dot_k_avx512vnni.h - Q2_K to Q6_K for dot_avx512vnni.h (layouts: quant/decode.c). A step takes two
- * blocks of 256. The 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times
- * their value, and divide the finished sums: one mask serves two groups. */
+/* dot_k_avx512vnni.h - Q2_K to Q6_K for dot_avx512vnni.h (layouts: quant/decode.c). A step
+ * takes two blocks of 256. The 2-bit formats leave the codes of odd groups of 32 in bits 2 and
+ * 3, four times their value, and divide the finished sums: one mask serves two groups. */
 #ifndef CPU_DOT_K_AVX512VNNI_H
 #define CPU_DOT_K_AVX512VNNI_H
 

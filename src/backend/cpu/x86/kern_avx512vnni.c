@@ -1,6 +1,6 @@
-/* kern_avx512vnni.c - the tier of processors that have VNNI and VBMI beside x86-64-v4: the kernels of
- * the avx512 tier, and decode products of the block formats with 8-bit dot instructions and byte
- * permutes. Read next: dot_avx512vnni.h. */
+/* kern_avx512vnni.c - the tier of processors that have VNNI and VBMI beside x86-64-v4: the
+ * kernels of the avx512 tier, and decode products of the block formats with 8-bit dot
+ * instructions and byte permutes. Read next: dot_avx512vnni.h. */
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
