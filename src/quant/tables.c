@@ -1,7 +1,7 @@
-/* tables.c - codebooks of the quantised block formats. Written by tools/gen_tables.py from
- * tests/data/quant-tables; the README there names the origin and licence of the numbers. Do not
- * edit: change the generator and run it again. tables.h says what each table means; decode.c
- * and decode_iq.c use them. */
+/* tables.c - codebooks of the quantised block formats.
+ * Written by tools/gen_tables.py from tests/data/quant-tables; the README there names the origin
+ * and licence of the numbers. Do not edit: change the generator and run it again.
+ * tables.h says what each table means; decode.c and decode_iq.c use them. */
 // clang-format off
 #include "quant/tables.h"
 

@@ -1,8 +1,8 @@
-/* tables.h - codebooks of the quantised block formats. Written by tools/gen_tables.py from
- * tests/data/quant-tables; the README there names the origin and licence of the numbers. Do not
- * edit: change the generator and run it again. Grids are arrays of bytes in element order, so
- * that a kernel may load an entry as one little-endian 32- or 64-bit word; every table is
- * 64-byte aligned. */
+/* tables.h - codebooks of the quantised block formats.
+ * Written by tools/gen_tables.py from tests/data/quant-tables; the README there names the origin
+ * and licence of the numbers. Do not edit: change the generator and run it again.
+ * Grids are arrays of bytes in element order, so that a kernel may load an entry as one
+ * little-endian 32- or 64-bit word; every table is 64-byte aligned. */
 // clang-format off
 #ifndef QUANT_TABLES_H
 #define QUANT_TABLES_H
