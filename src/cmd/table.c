@@ -9,8 +9,8 @@
 const struct command cli_commands[] = {
     {"run", CMD_RUN, cmd_run, "", 0, 0, "one answer, streamed to stdout",
      "Asks the model once. The prompt comes from -p, from -f, or from stdin. stdout gets the "
-     "answer and nothing else; reasoning is shown on stderr when that is a terminal. Tool calls are "
-     "printed as one JSON object a line."},
+     "answer and nothing else; reasoning is shown on stderr when that is a terminal. Tool "
+     "calls are printed as one JSON object a line."},
     {"chat", CMD_CHAT, cmd_chat, "", 0, 0, "interactive chat with line editing and history",
      "Ctrl-C stops the answer, not the program; Ctrl-D ends it. Lines that start with / are "
      "commands: /help lists them."},
@@ -49,9 +49,9 @@ const struct command cli_commands[] = {
     {"bench", CMD_BENCH, cmd_bench, "", 0, 0,
      "speed at context frontiers, against this machine's memory bandwidth",
      "At each frontier the last tokens are decoded one by one, behind a prompt that is computed, "
-     "or with --fill behind random cache rows. With --synthetic the model has random weights and the "
-     "true width; a cut of few layers is extrapolated to all of them. With --kernels the products "
-     "of the cpu backend are measured, not a model."},
+     "or with --fill behind random cache rows. With --synthetic the model has random weights and "
+     "the true width; a cut of few layers is extrapolated to all of them. With --kernels the "
+     "products of the cpu backend are measured, not a model."},
     {"selftest", CMD_SELFTEST, cmd_selftest, "", 0, 0,
      "the golden tiny model through every backend of this machine",
      "Builds the golden model in memory, runs it through every backend and compares with the "

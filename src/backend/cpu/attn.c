@@ -1,12 +1,12 @@
-/* attn.c - ATTN (op.h, model.md 6): softmax attention of all heads over one list of rows a token:
- * window rows by position, then compressed rows.
+/* attn.c - ATTN (op.h, model.md 6): softmax attention of all heads over one list of rows a
+ * token: window rows by position, then compressed rows.
  *
  * The list is cut into splits of 128 entries; a split gives each head its maximum, sum and
- * weighted rows, and splits are merged in order, starting from the sink. Few tokens: every (token,
- * 16 heads, split) is an item, and after a barrier the merges are shared out. Many tokens: an item
- * is a tile of neighbouring tokens and 16 heads, which walks the splits itself; the tile decodes
- * each stored row once. Same splits and merges, same bits. Read next: norm.c, where window rows
- * come from. */
+ * weighted rows, and splits are merged in order, starting from the sink. Few tokens: every
+ * (token, 16 heads, split) is an item, and after a barrier the merges are shared out. Many
+ * tokens: an item is a tile of neighbouring tokens and 16 heads, which walks the splits itself;
+ * the tile decodes each stored row once. Same splits and merges, same bits. Read next: norm.c,
+ * where window rows come from. */
 #include <math.h>
 #include <string.h>
 

@@ -1,10 +1,10 @@
 /* cpu.c - the cpu backend as backend.h wants it: device, capabilities, weights, buffers.
  *
- * Weights are used where they lie (the mapped file or the owner's copies), so loading is nothing.
- * The engine thread is worker 0 of the team: submit runs the step and wait has nothing left to
- * wait for. The arithmetic class names the order of operations of op.h and this backend's own
- * choices (exp, divisions); it changes whenever any bit of any result does, and it is the same for
- * all tiers because they agree bit for bit. Read next: exec.c. */
+ * Weights are used where they lie (the mapped file or the owner's copies), so loading is
+ * nothing. The engine thread is worker 0 of the team: submit runs the step and wait has nothing
+ * left to wait for. The arithmetic class names the order of operations of op.h and this
+ * backend's own choices (exp, divisions); it changes whenever any bit of any result does, and
+ * it is the same for all tiers because they agree bit for bit. Read next: exec.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,11 +1,11 @@
-/* cpu_int.h - private to backend/cpu: the compiled program, what a worker holds while it walks the
- * op list, how work is shared out, and the ops' entry points.
+/* cpu_int.h - private to backend/cpu: the compiled program, what a worker holds while it walks
+ * the op list, how work is shared out, and the ops' entry points.
  *
- * An op's run function is called by every worker of the team with the same op. It splits its work
- * into items, and takes items until none is left; results never depend on who took which. Items
- * of one phase are independent of each other and of all other ops of the level; a phase that needs
- * the whole of an earlier one calls worker_barrier between them, on a condition that is the same
- * for all workers (it follows from op and step alone). */
+ * An op's run function is called by every worker of the team with the same op. It splits its
+ * work into items, and takes items until none is left; results never depend on who took which.
+ * Items of one phase are independent of each other and of all other ops of the level; a phase
+ * that needs the whole of an earlier one calls worker_barrier between them, on a condition that
+ * is the same for all workers (it follows from op and step alone). */
 #ifndef CPU_CPU_INT_H
 #define CPU_CPU_INT_H
 

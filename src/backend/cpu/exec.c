@@ -1,9 +1,10 @@
 /* exec.c - a compiled program and its walk by the team.
  *
- * Compiling plans scratch, so that a step allocates nothing: private scratch is the largest any op
- * wants, shared scratch of ops that run in one level is disjoint. A step is one parallel region:
- * angles of the positions first, then level by level; ops of one level run without a barrier
- * between them. With tracing on, every op gets a barrier of its own and worker 0 reports it.
+ * Compiling plans scratch, so that a step allocates nothing: private scratch is the largest any
+ * op wants, shared scratch of ops that run in one level is disjoint. A step is one parallel
+ * region: angles of the positions first, then level by level; ops of one level run without a
+ * barrier between them. With tracing on, every op gets a barrier of its own and worker 0
+ * reports it.
  * Read next: prod.h for the products, then linear.c. */
 #include "backend/cpu/exec.h"
 

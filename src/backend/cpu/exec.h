@@ -1,5 +1,5 @@
-/* exec.h - private to backend/cpu: compiling and running programs, used by cpu.c. Signatures and
- * rules as in struct backend. */
+/* exec.h - private to backend/cpu: compiling and running programs, used by cpu.c. Signatures
+ * and rules as in struct backend. */
 #ifndef CPU_EXEC_H
 #define CPU_EXEC_H
 

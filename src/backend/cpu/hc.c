@@ -1,8 +1,8 @@
 /* hc.c - EMBED and the hyper-connections HC_MIX, HC_NORM, HC_HEAD (op.h, model.md 5).
  *
  * HC_MIX is a product with very few rows over the whole residual, cut into chunks of 32 columns
- * whose partial sums HC_NORM adds up: a worker decodes the small panel of its chunk once and runs
- * all tokens through it. HC_NORM then works token by token: the coefficients (a handful of
+ * whose partial sums HC_NORM adds up: a worker decodes the small panel of its chunk once and
+ * runs all tokens through it. HC_NORM then works token by token: the coefficients (a handful of
  * scalars), the collapsed vector, its norm, and the 8-bit form. Read next: norm.c. */
 #include <math.h>
 #include <string.h>

@@ -1,12 +1,12 @@
 /* index.c - INDEX_SELECT (op.h, model.md 8): scores compressed rows by their index vectors and
  * lists the best.
  *
- * Sixteen rows are decoded into a panel, one lane a row, and meet all heads of a few tokens. Few
- * tokens: the row panels are shared out, scores go to shared scratch, and after a barrier one
- * worker a token selects. Many tokens: a worker takes a handful of neighbouring tokens and keeps
- * their scores to itself, so scratch does not grow with the number of tokens. Selection finds the
- * k-th largest by three passes of an 11-bit histogram over order-preserving integers, then takes
- * rows in ascending order: no sort. Read next: attn.c, which reads the list. */
+ * Sixteen rows are decoded into a panel, one lane a row, and meet all heads of a few tokens.
+ * Few tokens: the row panels are shared out, scores go to shared scratch, and after a barrier
+ * one worker a token selects. Many tokens: a worker takes a handful of neighbouring tokens and
+ * keeps their scores to itself, so scratch does not grow with the number of tokens. Selection
+ * finds the k-th largest by three passes of an 11-bit histogram over order-preserving integers,
+ * then takes rows in ascending order: no sort. Read next: attn.c, which reads the list. */
 #include <math.h>
 #include <string.h>
 

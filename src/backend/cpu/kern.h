@@ -35,11 +35,11 @@ enum {
     KERN_CHUNK = 32,  /* HC_MIX columns of one chunk (op.h) */
 };
 
-/* Packed forms. A dot product visits its 16 partial sums ("lanes" of op.h) in the order 0, 8, 4,
- * 12, ..., 15 in which the halving tree joins them, and for each lane its terms ascending. Terms
- * are packed in exactly that order, so that kernels read straight ahead.
- * F32: a panel holds for each element 16 floats (one per row), a tile 8 floats (one per token).
- * A8: blocks of 32 elements instead of elements: */
+/* Packed forms. A dot product visits its 16 partial sums ("lanes" of op.h) in the order 0, 8,
+ * 4, 12, ..., 15 in which the halving tree joins them, and for each lane its terms ascending.
+ * Terms are packed in exactly that order, so that kernels read straight ahead. F32: a panel
+ * holds for each element 16 floats (one per row), a tile 8 floats (one per token). A8: blocks
+ * of 32 elements instead of elements: */
 struct pack_w {                   /* one block of 16 rows */
     int16_t w[16][KERN_PANEL][2]; /* [pair of elements][row] */
     float d[KERN_PANEL], m[KERN_PANEL];
@@ -149,8 +149,8 @@ struct cpu_kern {
                  uint32_t n_pos, size_t n, float *out);
 
     /* ---- indexer ---- */
-    /* 16 decoded rows of n floats, stride n, to one panel of lanes: per group of 32 in the order
-     * of the F32 panels. */
+    /* 16 decoded rows of n floats, stride n, to one panel of lanes: per group of 32 in the
+     * order of the F32 panels. */
     void (*index_pack)(const float *rows, uint32_t n_row, size_t n, float *panel);
     /* q in the same order: [heads][n]. */
     void (*index_order)(const float *q, size_t n, float *out);

@@ -1,7 +1,7 @@
 /* kern_c.c - the portable tier: kern_c.h with the plain C vocabulary, and the choice of a tier.
- * It is the fallback for processors without AVX2 and the yardstick of the other tiers. The ladder
- * follows: start with C, then overwrite the table by each tier that the processor has and the
- * mask allows. */
+ * It is the fallback for processors without AVX2 and the yardstick of the other tiers. The
+ * ladder follows: start with C, then overwrite the table by each tier that the processor has
+ * and the mask allows. */
 #include "backend/cpu/vec_c.h"
 #define KERN_NAME "c"
 #define KERN_INIT kern_init_c

@@ -1,12 +1,12 @@
-/* kern_c.h - the kernels of every cpu tier. Included once per tier, after a vocabulary (vec_c.h or
- * x86/vec_*.h) and the two macros KERN_NAME and KERN_INIT; all functions are static and reached
- * only through the table.
+/* kern_c.h - the kernels of every cpu tier. Included once per tier, after a vocabulary (vec_c.h
+ * or x86/vec_*.h) and the two macros KERN_NAME and KERN_INIT; all functions are static and
+ * reached only through the table.
  *
  * Two kinds of code: products and reductions are written in the vocabulary, whose words fix the
  * order of operations of op.h; element-wise loops are plain C, which the compiler vectorises
  * without any freedom over the result (no contraction, no reassociation; fmaf is always one
- * rounding). So the tiers agree bit for bit. Read next: kern_prod.h and kern_rows.h, the two large
- * families, included below; prod.c, which feeds the products. */
+ * rounding). So the tiers agree bit for bit. Read next: kern_prod.h and kern_rows.h, the two
+ * large families, included below; prod.c, which feeds the products. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -36,8 +36,8 @@ static void lane_bases(size_t n, size_t base[16])
     }
 }
 
-/* exp, error below 1.5 units in the last place, exactly 1 at 0, NaN passes, -inf gives 0.
- * x = n ln 2 + r with |r| <= ln 2 / 2; exp r by a polynomial; 2^n in two factors, so that results
+/* exp, error below 1.5 units in the last place, exactly 1 at 0, NaN passes, -inf gives 0. x = n
+ * ln 2 + r with |r| <= ln 2 / 2; exp r by a polynomial; 2^n in two factors, so that results
  * below 2^-126 are rounded once, at the end. */
 static inline float exp_one(float x)
 {

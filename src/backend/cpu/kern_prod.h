@@ -1,10 +1,10 @@
 /* kern_prod.h - the part of kern_c.h that multiplies weights with activations: decoding rows,
  * products row by row, packing, products of packed tiles. Included by kern_c.h only.
  *
- * Row by row, a vector holds the 16 partial sums of one product ("lanes" of op.h) and is added up
- * at the end. In tiles, a vector holds one partial sum of 16 rows; lanes are visited in the order
- * in which the halving tree joins them, so few finished ones wait at a time. Both do the same
- * additions on the same numbers. Read next: prod.c, the caller. */
+ * Row by row, a vector holds the 16 partial sums of one product ("lanes" of op.h) and is added
+ * up at the end. In tiles, a vector holds one partial sum of 16 rows; lanes are visited in the
+ * order in which the halving tree joins them, so few finished ones wait at a time. Both do the
+ * same additions on the same numbers. Read next: prod.c, the caller. */
 #ifndef CPU_KERN_PROD_H
 #define CPU_KERN_PROD_H
 

@@ -1,10 +1,10 @@
 /* kern_rows.h - the part of kern_c.h that works on stored rows: decoding them, FP4 rounding,
  * attention, the compressor's pooling and the indexer's scores. Included by kern_c.h only.
  *
- * Attention keeps scores as [entry][16 heads], so that maximum, exp and sum of all heads run side
- * by side while each head's sum stays in entry order. The indexer holds 16 rows in the lanes and
- * joins the 16 partial sums of a group as the tiles of kern_prod.h do. Read next: attn.c, index.c,
- * compress.c, the callers. */
+ * Attention keeps scores as [entry][16 heads], so that maximum, exp and sum of all heads run
+ * side by side while each head's sum stays in entry order. The indexer holds 16 rows in the
+ * lanes and joins the 16 partial sums of a group as the tiles of kern_prod.h do. Read next:
+ * attn.c, index.c, compress.c, the callers. */
 #ifndef CPU_KERN_ROWS_H
 #define CPU_KERN_ROWS_H
 

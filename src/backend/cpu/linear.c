@@ -1,9 +1,9 @@
 /* linear.c - LINEAR, LINEAR_HC, FFN_UP (op.h): dense products and what follows them.
  *
- * Rows are cut into blocks of 32, which is also the A8 block, so the worker that has the sums of a
- * block can finish it: write floats, write the 8-bit form, apply SwiGLU, or update the residual
- * streams. Where a block crosses the border of a row group (narrow groups of wo_a), it is multiplied
- * in segments, one per group. Read next: moe.c. */
+ * Rows are cut into blocks of 32, which is also the A8 block, so the worker that has the sums
+ * of a block can finish it: write floats, write the 8-bit form, apply SwiGLU, or update the
+ * residual streams. Where a block crosses the border of a row group (narrow groups of wo_a), it
+ * is multiplied in segments, one per group. Read next: moe.c. */
 #include <string.h>
 
 #include "backend/cpu/prod.h"

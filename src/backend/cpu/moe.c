@@ -1,10 +1,10 @@
 /* moe.c - ROUTE, MOE_UP, MOE_DOWN (op.h, model.md 10).
  *
  * ROUTE lists the (token, slot) pairs of each expert. MOE_UP shares out (expert, range of rows)
- * and runs all of the expert's tokens through it, so each weight is decoded once. MOE_DOWN shares
- * out ranges of output columns: a worker goes through the experts in ascending order, which is the
- * order in which a token's slots are summed, adds the shared expert and updates the residual.
- * Nothing is ever added by two workers. Read next: pick.c. */
+ * and runs all of the expert's tokens through it, so each weight is decoded once. MOE_DOWN
+ * shares out ranges of output columns: a worker goes through the experts in ascending order,
+ * which is the order in which a token's slots are summed, adds the shared expert and updates
+ * the residual. Nothing is ever added by two workers. Read next: pick.c. */
 #include <math.h>
 #include <string.h>
 

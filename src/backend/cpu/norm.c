@@ -1,6 +1,6 @@
-/* norm.c - the small per-row ops between the products: RMS_NORM, KV_ROW, HEAD_FINISH, RING_STORE
- * (op.h). A row, or a head of a row, is one item; the value is made in the worker's scratch and
- * then written in the forms that others read. Read next: attn.c. */
+/* norm.c - the small per-row ops between the products: RMS_NORM, KV_ROW, HEAD_FINISH,
+ * RING_STORE (op.h). A row, or a head of a row, is one item; the value is made in the worker's
+ * scratch and then written in the forms that others read. Read next: attn.c. */
 #include <math.h>
 #include <string.h>
 

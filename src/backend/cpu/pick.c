@@ -1,9 +1,10 @@
 /* pick.c - PICK (op.h): what a sampler needs from a row of logits, without reading the row.
  *
- * One logits row is one item. Disallowed tokens and NaN become -inf in a copy of the row, so that
- * the maximum and the sum of exponentials are plain vector loops; the 64 largest are kept in a heap
- * whose root is the weakest, so that almost every logit costs one comparison. The row's winner
- * goes where the next step's TOK_PICKED finds it. Read next: backend/host/host.c (load_tokens). */
+ * One logits row is one item. Disallowed tokens and NaN become -inf in a copy of the row, so
+ * that the maximum and the sum of exponentials are plain vector loops; the 64 largest are kept
+ * in a heap whose root is the weakest, so that almost every logit costs one comparison. The
+ * row's winner goes where the next step's TOK_PICKED finds it. Read next: backend/host/host.c
+ * (load_tokens). */
 #include <math.h>
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /* prod.c - products of weights and activations (prod.h): gathering tokens, decoding and packing
  * weights, choosing the kernel. No arithmetic on values happens here.
  *
- * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens, tile
- * by tile; the tiles stay in the second-level cache meanwhile. Weights of block formats that read
- * F32 activations (oracle runs) are decoded to floats first and then treated as F32.
+ * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens,
+ * tile by tile; the tiles stay in the second-level cache meanwhile. Weights of block formats
+ * that read F32 activations (oracle runs) are decoded to floats first and then treated as F32.
  * Read next: linear.c. */
 #include "backend/cpu/prod.h"
 

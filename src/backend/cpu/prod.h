@@ -1,6 +1,6 @@
 /* prod.h - products of weight rows with the activation rows of many or few tokens, for all the
- * ops that contain one. A worker gathers the tokens once (struct prod_x), then asks for blocks of
- * up to 32 weight rows; out[t][r] has the sums, whatever the weight's type and the number of
+ * ops that contain one. A worker gathers the tokens once (struct prod_x), then asks for blocks
+ * of up to 32 weight rows; out[t][r] has the sums, whatever the weight's type and the number of
  * tokens. Up to CPU_FEW tokens go row by row (decode: each weight is used once, memory is the
  * limit); more are packed into tiles, and blocks of weight rows into panels, once per block
  * (prefill). Both give the same bits (op.h). */
@@ -22,8 +22,8 @@ struct prod_tmp {
     struct row_codes codes;
     float (*out[2])[KERN_ROWS]; /* [max_tok padded][32] */
 };
-/* Carves scratch for matrices of up to `cols` columns and gatherings of up to n_tok rows; `acts`:
- * bit FORM_F32, bit FORM_A8 of the forms that occur. */
+/* Carves scratch for matrices of up to `cols` columns and gatherings of up to n_tok rows;
+ * `acts`: bit FORM_F32, bit FORM_A8 of the forms that occur. */
 void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t cols,
                    uint32_t acts);
 static inline uint32_t prod_act(const struct opmat *m)

@@ -1,6 +1,6 @@
-/* vec_c.h - the vocabulary of kern_c.h in plain C: sixteen floats or sixteen 32-bit integers at a
- * time. x86/vec_*.h say the same words in intrinsics; every word has exactly one meaning, so the
- * kernels give the same bits with any of them. Loads and stores need no alignment. */
+/* vec_c.h - the vocabulary of kern_c.h in plain C: sixteen floats or sixteen 32-bit integers at
+ * a time. x86/vec_*.h say the same words in intrinsics; every word has exactly one meaning, so
+ * the kernels give the same bits with any of them. Loads and stores need no alignment. */
 #ifndef CPU_VEC_C_H
 #define CPU_VEC_C_H
 
@@ -142,8 +142,8 @@ static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
         out[b] = (float)sum;
     }
 }
-/* The same for four blocks of Q8_0, 34 bytes each: scale, then 32 codes. Widened first: compilers
- * turn a sum of int16 products into multiply-add instructions. */
+/* The same for four blocks of Q8_0, 34 bytes each: scale, then 32 codes. Widened first:
+ * compilers turn a sum of int16 products into multiply-add instructions. */
 static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
 {
     int16_t wide[128];
