@@ -176,8 +176,8 @@ DOT_INLINE __m512i offset_sums(const int16_t *sum, int k)
 /* f16 at a for blocks 0..7, at b for 8..15. */
 DOT_INLINE __m512 scale_of_two(const uint8_t *a, const uint8_t *b)
 {
-    int two = load_le16(a) | load_le16(b) << 16;
-    __m512 f = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128(two)));
+    uint32_t two = load_le16(a) | (uint32_t)load_le16(b) << 16;
+    __m512 f = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128((int)two)));
     return _mm512_permutexvar_ps(
         _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), f);
 }
