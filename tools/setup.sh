@@ -47,7 +47,7 @@ deb_missing_programs() {
 }
 
 brew_install() {
-    have brew || die "Homebrew is needed: https://brew.sh"
+    have brew || die "Homebrew is needed and was not found"
     local p missing=()
     for p in "$@"; do
         brew list --versions "$p" >/dev/null 2>&1 || missing+=("$p")
