@@ -270,22 +270,23 @@ static int read_clamp(struct shape *s, const struct gguf *g, const struct shape 
     return 0;
 }
 
-/* Keys whose value must be what this architecture always has. */
+/* Keys whose value must be what this architecture always has; 0: absent or 0. */
+static const struct {
+    const char *key;
+    uint32_t want;
+} FIXED[] = {{"attention.head_count_kv", 1},
+             {"expert_shared_count", 1},
+             {"expert_group_count", 0},
+             {"expert_group_used_count", 0},
+             {"expert_gating_func", 4}};
+
 static int read_fixed(const struct gguf *g, fathom_err *err)
 {
-    static const struct {
-        const char *key;
-        uint64_t want;
-    } fixed[] = {{"attention.head_count_kv", 1},
-                 {"expert_shared_count", 1},
-                 {"expert_group_count", 0},
-                 {"expert_group_used_count", 0},
-                 {"expert_gating_func", 4}};
-    for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
-        const struct gguf_kv *kv = find(g, fixed[i].key);
+    for (size_t i = 0; i < ARRAY_LEN(FIXED); i++) {
+        const struct gguf_kv *kv = find(g, FIXED[i].key);
         uint64_t v;
-        if (kv && (!gguf_u64(kv, &v) || v != fixed[i].want)) {
-            return key_error(g, fixed[i].key, "has a value this architecture does not know",
+        if (kv && (!gguf_u64(kv, &v) || v != FIXED[i].want)) {
+            return key_error(g, FIXED[i].key, "has a value this architecture does not know",
                              err);
         }
     }
@@ -295,6 +296,49 @@ static int read_fixed(const struct gguf *g, fathom_err *err)
         return key_error(g, "expert_weights_norm", "must be true", err);
     }
     return 0;
+}
+
+static void write_u32(struct gguf_writer *w, const char *name, uint32_t v)
+{
+    char key[128];
+    snprintf(key, sizeof key, PREFIX "%s", name);
+    gguf_writer_u32(w, key, v);
+}
+
+void shape_to_gguf(struct gguf_writer *w, const struct shape *s)
+{
+    char key[128];
+    int32_t ratio[SHAPE_MAX_LAYERS];
+    gguf_writer_str(w, "general.architecture", SLICE("deepseek4"));
+    write_u32(w, "block_count", s->n_layer);
+    write_u32(w, "vocab_size", s->n_vocab);
+    write_u32(w, "attention.value_length", s->head_dim);
+    for (size_t i = 0; i < ARRAY_LEN(KEYS); i++) {
+        const char *field = (const char *)s + KEYS[i].offset;
+        if (KEYS[i].is_float) {
+            float v;
+            memcpy(&v, field, sizeof v);
+            snprintf(key, sizeof key, PREFIX "%s", KEYS[i].name);
+            gguf_writer_f32(w, key, v);
+        } else {
+            uint32_t v;
+            memcpy(&v, field, sizeof v);
+            write_u32(w, KEYS[i].name, v);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(FIXED); i++) {
+        if (FIXED[i].want) {
+            write_u32(w, FIXED[i].key, FIXED[i].want);
+        }
+    }
+    for (uint32_t il = 0; il < s->n_layer; il++) {
+        ratio[il] = s->ratio[il];
+    }
+    gguf_writer_arr_i32(w, PREFIX "attention.compress_ratios", ratio, s->n_layer);
+    gguf_writer_arr_f32(w, PREFIX "swiglu_clamp_exp", s->swiglu_lim, s->n_layer);
+    gguf_writer_str(w, PREFIX "rope.scaling.type",
+                    s->yarn_orig ? SLICE("yarn") : SLICE("none"));
+    gguf_writer_bool(w, PREFIX "expert_weights_norm", true);
 }
 
 static bool read_release(const struct gguf *g)

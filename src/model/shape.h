@@ -9,6 +9,7 @@
 #include "op/program.h"
 
 struct gguf;
+struct gguf_writer;
 
 enum { SHAPE_MAX_LAYERS = 256 };
 
@@ -46,6 +47,9 @@ static inline bool shape_is_hash(const struct shape *s, uint32_t il)
  */
 int shape_from_gguf(struct shape *s, const struct gguf *g, fathom_err *err);
 int shape_check(const struct shape *s, bool sim, const char *label, fathom_err *err);
+/* Writes general.architecture and every key that shape_from_gguf reads (not fathom.release), so
+ * that reading gives the same shape back. */
+void shape_to_gguf(struct gguf_writer *w, const struct shape *s);
 /* "flash" or "pro"; NULL for other names. Valid until this thread's next call. */
 const struct shape *shape_preset(const char *name);
 /* Frequencies of both rope classes (model.md 3). */

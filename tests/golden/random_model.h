@@ -84,67 +84,6 @@ static inline void random_model_defaults(struct shape *s)
     }
 }
 
-static inline void random_model_keys(struct gguf_writer *w, const struct shape *s)
-{
-    const struct {
-        const char *key;
-        uint32_t v;
-    } ints[] = {{"block_count", s->n_layer},
-                {"context_length", s->max_ctx},
-                {"embedding_length", s->d},
-                {"vocab_size", s->n_vocab},
-                {"attention.head_count", s->n_head},
-                {"attention.head_count_kv", 1},
-                {"attention.key_length", s->head_dim},
-                {"attention.value_length", s->head_dim},
-                {"attention.q_lora_rank", s->q_lora},
-                {"attention.output_lora_rank", s->o_lora},
-                {"attention.output_group_count", s->o_groups},
-                {"attention.sliding_window", s->window},
-                {"attention.indexer.head_count", s->index_heads},
-                {"attention.indexer.key_length", s->index_dim},
-                {"attention.indexer.top_k", s->index_topk},
-                {"rope.dimension_count", s->rope_dim},
-                {"rope.scaling.original_context_length", s->yarn_orig},
-                {"expert_count", s->n_expert},
-                {"expert_used_count", s->n_used},
-                {"expert_shared_count", 1},
-                {"expert_feed_forward_length", s->n_ff},
-                {"expert_gating_func", 4},
-                {"hash_layer_count", s->n_hash},
-                {"hyper_connection.count", s->hc},
-                {"hyper_connection.sinkhorn_iterations", s->sinkhorn_iters}};
-    const struct {
-        const char *key;
-        float v;
-    } floats[] = {{"attention.layer_norm_rms_epsilon", s->eps},
-                  {"attention.compress_rope_freq_base", s->theta_compress},
-                  {"rope.freq_base", s->theta},
-                  {"rope.scaling.factor", s->yarn_factor},
-                  {"rope.scaling.yarn_beta_fast", s->yarn_beta_fast},
-                  {"rope.scaling.yarn_beta_slow", s->yarn_beta_slow},
-                  {"expert_weights_scale", s->route_scale},
-                  {"hyper_connection.epsilon", s->hc_eps}};
-    char key[96];
-    int32_t ratio[SHAPE_MAX_LAYERS];
-    gguf_writer_str(w, "general.architecture", SLICE("deepseek4"));
-    gguf_writer_str(w, "general.name", SLICE("random"));
-    for (size_t i = 0; i < ARRAY_LEN(ints); i++) {
-        snprintf(key, sizeof key, "deepseek4.%s", ints[i].key);
-        gguf_writer_u32(w, key, ints[i].v);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(floats); i++) {
-        snprintf(key, sizeof key, "deepseek4.%s", floats[i].key);
-        gguf_writer_f32(w, key, floats[i].v);
-    }
-    for (uint32_t i = 0; i < s->n_layer; i++) {
-        ratio[i] = s->ratio[i];
-    }
-    gguf_writer_arr_i32(w, "deepseek4.attention.compress_ratios", ratio, s->n_layer);
-    gguf_writer_arr_f32(w, "deepseek4.swiglu_clamp_exp", s->swiglu_lim, s->n_layer);
-    gguf_writer_bool(w, "deepseek4.expert_weights_norm", true);
-}
-
 /* ---- tensors ---- */
 
 static inline bool random_ends(const char *s, const char *end)
@@ -264,7 +203,8 @@ static inline void random_model_make(struct random_model *m, const struct random
     random_model_defaults(&m->shape);
     struct gguf_writer *w = gguf_writer_new();
     RANDOM_CHECK(w, "out of memory");
-    random_model_keys(w, &m->shape);
+    shape_to_gguf(w, &m->shape);
+    gguf_writer_str(w, "general.name", SLICE("random"));
     random_visit(w, c, &m->shape, NULL);
     struct buf head = {0};
     RANDOM_CHECK(gguf_writer_header(w, &head, &err) == 0, err.msg);
