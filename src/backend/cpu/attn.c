@@ -3,10 +3,11 @@
  *
  * The list is cut into splits of 128 entries; a split gives each head its maximum, sum and
  * weighted rows, and splits are merged in order, starting from the sink. Few tokens: every
- * (token, 16 heads, split) is an item, and after a barrier the merges are shared out. Many
- * tokens: an item is a tile of neighbouring tokens and 16 heads, which walks the splits itself;
- * the tile decodes each stored row once. Same splits and merges, same bits. Read next: norm.c,
- * where window rows come from. */
+ * (token, split, 16 heads) is an item, in this order, so that a worker decodes a split once for
+ * all its heads; after a barrier the merges are shared out. Many tokens: an item is a tile of
+ * neighbouring tokens and some groups of 16 heads, which walks the splits itself; window rows,
+ * and compressed rows without a selection, are decoded once for the tile. Same splits and
+ * merges, same bits. Read next: norm.c, where window rows come from. */
 #include <math.h>
 #include <string.h>
 
@@ -54,12 +55,13 @@ struct part {
     float *o;         /* [16][n] */
 };
 struct attn_tmp {
-    float *win;                 /* [window + TILE][n] decoded window rows of a tile */
-    float *comp;                /* [2 * 128][n] decoded compressed rows of a split */
+    size_t ld;                  /* floats from one decoded row to the next */
+    float *win;                 /* [window + TILE][ld] decoded window rows of a tile */
+    float *comp;                /* [2 * 128][ld] decoded compressed rows of a split */
     const float **rows;         /* [128] */
     float (*score)[KERN_HEADS]; /* [128] */
     struct part part;
-    struct part state[TILE];
+    struct part *state; /* [TILE][groups] */
 };
 
 static void part_take(struct part *p, struct carve *c, uint32_t n)
@@ -69,24 +71,32 @@ static void part_take(struct part *p, struct carve *c, uint32_t n)
     p->o = carve_take(c, (uint64_t)KERN_HEADS * n, sizeof(float));
 }
 
-static void attn_tmp_take(struct attn_tmp *t, struct carve *c, const struct op_attn *o)
+/* With many tokens a worker keeps the states of a whole tile, with few those of one group. */
+static void attn_tmp_take(struct attn_tmp *t, struct carve *c, const struct exec *e,
+                          const struct op_attn *o)
 {
-    t->win = carve_take(c, (uint64_t)(MAX(o->window, (uint32_t)KERN_SPLIT) + TILE) * o->n,
-                        sizeof(float));
-    t->comp = carve_take(c, (uint64_t)2 * KERN_SPLIT * o->n, sizeof(float));
+    uint32_t n_state = e->p->lim.t_max > CPU_FEW ? TILE * n_groups(o) : 1;
+    t->ld = o->n + 16; /* rows apart by an odd number of cache lines share no cache set */
+    t->win =
+        carve_take(c, (MAX(o->window, (uint32_t)KERN_SPLIT) + TILE) * t->ld, sizeof(float));
+    t->comp = carve_take(c, 2 * KERN_SPLIT * t->ld, sizeof(float));
     t->rows = carve_take(c, KERN_SPLIT, sizeof *t->rows);
     t->score = carve_take(c, KERN_SPLIT, sizeof *t->score);
     part_take(&t->part, c, o->n);
-    for (int i = 0; i < TILE; i++) {
-        part_take(&t->state[i], c, o->n);
+    t->state = carve_take(c, n_state, sizeof *t->state);
+    for (uint32_t i = 0; i < n_state; i++) {
+        struct part s;
+        part_take(&s, c, o->n);
+        if (c->base) {
+            t->state[i] = s;
+        }
     }
 }
 
 static void attn_scratch(const struct exec *e, const struct op *op, struct carve *c)
 {
-    (void)e;
     struct attn_tmp t;
-    attn_tmp_take(&t, c, &op->attn);
+    attn_tmp_take(&t, c, e, &op->attn);
 }
 
 static uint32_t splits_max(const struct exec *e, const struct op_attn *o)
@@ -197,7 +207,7 @@ static uint32_t load_split(const struct worker *w, const struct op_attn *o,
 {
     uint32_t i0 = k * KERN_SPLIT, n = MIN(l->n_win + l->n_comp - i0, (uint32_t)KERN_SPLIT);
     for (uint32_t j = 0; j < n; j++) {
-        float *row = tmp->comp + (size_t)j * o->n;
+        float *row = tmp->comp + j * tmp->ld;
         uint32_t i = i0 + j;
         if (i < l->n_win) {
             decode_window(w, o, l->q, l->first + i, row);
@@ -218,13 +228,17 @@ static void attn_few(struct worker *w, const struct op_attn *o, struct attn_tmp 
         base[t + 1] = n_item;
     }
     struct share sh = share_make(w, 0, n_item);
+    uint32_t loaded = UINT32_MAX, n = 0;
     for (uint32_t i; share_next(&sh, &i);) {
         uint32_t t = 0;
         while (i >= base[t + 1]) {
             t++;
         }
-        struct entries l = entries_of(w, o, t);
-        uint32_t n = load_split(w, o, &l, (i - base[t]) / groups, tmp);
+        if (loaded != i / groups) { /* the number of the split over all tokens */
+            struct entries l = entries_of(w, o, t);
+            n = load_split(w, o, &l, (i - base[t]) / groups, tmp);
+            loaded = i / groups;
+        }
         struct part p = shared_part(w, o, i);
         attend(w, o, t, (i - base[t]) % groups, n, tmp, &p);
     }
@@ -244,9 +258,9 @@ static void attn_few(struct worker *w, const struct op_attn *o, struct attn_tmp 
 /* ---- many tokens ---- */
 
 struct tile {
-    uint32_t t0, n; /* tokens, of one sequence */
-    uint32_t group;
-    uint32_t first; /* position of the first decoded window row */
+    uint32_t t0, n;         /* tokens, of one sequence */
+    uint32_t group, groups; /* groups of heads [group, groups) */
+    uint32_t first;         /* position of the first decoded window row */
     struct entries l[TILE];
 };
 
@@ -265,7 +279,7 @@ static uint32_t load_shared_rows(const struct worker *w, const struct op_attn *o
         }
     }
     for (uint32_t r = lo; r < hi; r++) {
-        decode_page(w, o, tile->l[0].q, r, tmp->comp + (size_t)(r - lo) * o->n);
+        decode_page(w, o, tile->l[0].q, r, tmp->comp + (r - lo) * tmp->ld);
     }
     return lo;
 }
@@ -281,44 +295,57 @@ static uint32_t point_split(const struct worker *w, const struct op_attn *o,
     for (uint32_t j = 0; j < n; j++) {
         uint32_t e = i0 + j;
         if (e < l->n_win) {
-            tmp->rows[j] = tmp->win + (size_t)(l->first + e - tile->first) * o->n;
+            tmp->rows[j] = tmp->win + (l->first + e - tile->first) * tmp->ld;
         } else if (l->sel) {
-            float *row = tmp->comp + (size_t)j * o->n;
+            float *row = tmp->comp + j * tmp->ld;
             decode_page(w, o, l->q, l->sel[e - l->n_win], row);
             tmp->rows[j] = row;
         } else {
-            tmp->rows[j] = tmp->comp + (size_t)(e - l->n_win - lo) * o->n;
+            tmp->rows[j] = tmp->comp + (e - l->n_win - lo) * tmp->ld;
         }
     }
     return n;
 }
 
-static void attend_tile(struct worker *w, const struct op_attn *o, struct tile *tile,
+/* Token i of the tile over n rows, all groups of heads. */
+static void attend_groups(const struct worker *w, const struct op_attn *o,
+                          const struct tile *tile, uint32_t i, uint32_t n, struct attn_tmp *tmp)
+{
+    for (uint32_t g = tile->group; g < tile->groups; g++) {
+        attend(w, o, tile->t0 + i, g, n, tmp, &tmp->part);
+        state_merge(w, o, g, &tmp->state[i * n_groups(o) + g], &tmp->part);
+    }
+}
+
+static void attend_tile(const struct worker *w, const struct op_attn *o, struct tile *tile,
                         struct attn_tmp *tmp)
 {
-    uint32_t splits = 0;
+    uint32_t splits = 0, all = n_groups(o);
     for (uint32_t i = 0; i < tile->n; i++) {
         tile->l[i] = entries_of(w, o, tile->t0 + i);
         splits = MAX(splits, n_splits(&tile->l[i]));
-        state_init(w, o, tile->group, &tmp->state[i]);
+        for (uint32_t g = tile->group; g < tile->groups; g++) {
+            state_init(w, o, g, &tmp->state[i * all + g]);
+        }
     }
     tile->first = tile->l[0].first;
     const struct entries *last = &tile->l[tile->n - 1];
     for (uint32_t p = tile->first; p < last->first + last->n_win; p++) {
-        decode_window(w, o, last->q, p, tmp->win + (size_t)(p - tile->first) * o->n);
+        decode_window(w, o, last->q, p, tmp->win + (p - tile->first) * tmp->ld);
     }
     for (uint32_t k = 0; k < splits; k++) {
         uint32_t lo = tile->l[0].sel ? 0 : load_shared_rows(w, o, tile, k, tmp);
         for (uint32_t i = 0; i < tile->n; i++) {
             uint32_t n = point_split(w, o, tile, i, k, lo, tmp);
             if (n > 0) {
-                attend(w, o, tile->t0 + i, tile->group, n, tmp, &tmp->part);
-                state_merge(w, o, tile->group, &tmp->state[i], &tmp->part);
+                attend_groups(w, o, tile, i, n, tmp);
             }
         }
     }
     for (uint32_t i = 0; i < tile->n; i++) {
-        state_finish(w, o, tile->t0 + i, tile->group, &tmp->state[i]);
+        for (uint32_t g = tile->group; g < tile->groups; g++) {
+            state_finish(w, o, tile->t0 + i, g, &tmp->state[i * all + g]);
+        }
     }
 }
 
@@ -327,18 +354,24 @@ static void attn_run(struct worker *w, const struct op *op)
     const struct op_attn *o = &op->attn;
     struct carve c = {.base = w->mem};
     struct attn_tmp tmp;
-    attn_tmp_take(&tmp, &c, o);
+    attn_tmp_take(&tmp, &c, w->e, o);
     if (w->s->n_tok <= CPU_FEW) {
         attn_few(w, o, &tmp);
         return;
     }
-    uint32_t groups = n_groups(o);
-    struct share sh = share_make(w, 0, (w->s->n_tok + TILE - 1) / TILE * groups);
+    /* all heads in one item where tiles alone keep the workers busy: rows are decoded once */
+    uint32_t tiles = (w->s->n_tok + TILE - 1) / TILE, all = n_groups(o);
+    uint32_t parts = tiles >= 4 * w->n ? 1 : all;
+    struct share sh = share_make(w, 0, tiles * parts);
     for (uint32_t i; share_next(&sh, &i);) {
-        uint32_t t = i / groups * TILE, end = MIN(t + TILE, w->s->n_tok);
+        uint32_t t = i / parts * TILE, end = MIN(t + TILE, w->s->n_tok);
         while (t < end) { /* a tile ends at the seam of two sequences */
             const struct step_seq *q = step_seq_of(w->s, t);
-            struct tile tile = {.t0 = t, .group = i % groups};
+            struct tile tile = {.t0 = t, .groups = all};
+            if (parts > 1) {
+                tile.group = i % parts;
+                tile.groups = tile.group + 1;
+            }
             tile.n = MIN(end, q->tok0 + q->n_tok) - t;
             attend_tile(w, o, &tile, &tmp);
             t += tile.n;

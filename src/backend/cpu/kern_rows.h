@@ -10,29 +10,66 @@
 
 /* ---- stored rows ---- */
 
+/* One block of 64 E4M3 codes, any code and scale. */
+static void block_fp8(const uint8_t *codes, uint8_t scale_code, float *out)
+{
+    float scale = e8m0_to_f32(scale_code);
+    uint32_t u[64];
+    for (int i = 0; i < 64; i++) { /* exponent field 0: multiples of 2^-9 */
+        uint32_t c = codes[i], a = c & 0x7Fu;
+        float small = (float)(int32_t)a * 0x1p-9f;
+        uint32_t su;
+        memcpy(&su, &small, 4);
+        uint32_t normal = (a << 20) + (120u << 23);
+        uint32_t value = a < 8 ? su : normal;
+        u[i] = (a == 0x7F ? 0x7FC00000u : value) | (c & 0x80u) << 24;
+    }
+    for (int i = 0; i < 64; i++) {
+        float v;
+        memcpy(&v, &u[i], 4);
+        out[i] = v * scale;
+    }
+}
+
+#ifdef V16_FAST_F16
+/* An E4M3 code moved up by 7 bits is the binary16 of 2^-8 of its value, subnormals included;
+ * what is left is one product with 2^8 of the scale. False: NaN codes or a scale too large. */
+static bool block_fp8_f16(const uint8_t *codes, uint8_t scale_code, float *out)
+{
+    uint16_t h[64];
+    uint8_t nan = 0;
+    for (int i = 0; i < 64; i++) {
+        nan |= (uint8_t)((codes[i] & 0x7F) == 0x7F);
+        h[i] = (uint16_t)((uint32_t)(int32_t)(int8_t)codes[i] << 7 & 0xBFFFu);
+    }
+    if (nan || scale_code > 240) {
+        return false;
+    }
+    v16 scale = v16_set1(f32_from_bits(((uint32_t)scale_code + 8) << 23));
+    for (int i = 0; i < 64; i += 16) {
+        v16_store(out + i, v16_mul(v16_load_f16(h + i), scale));
+    }
+    return true;
+}
+#endif
+
 static void floats_fp8(const struct row_geom *g, const uint8_t *codes, const uint8_t *scales,
                        float *out)
 {
     size_t n = g->n - g->rope;
     for (size_t b = 0; b < n; b += 64) {
-        float scale = e8m0_to_f32(scales[b / 64]);
-        uint32_t u[64];
-        for (int i = 0; i < 64; i++) { /* exponent field 0: multiples of 2^-9 */
-            uint32_t c = codes[b + (size_t)i], a = c & 0x7Fu;
-            float small = (float)(int32_t)a * 0x1p-9f;
-            uint32_t su;
-            memcpy(&su, &small, 4);
-            uint32_t normal = (a << 20) + (120u << 23);
-            uint32_t value = a < 8 ? su : normal;
-            u[i] = (a == 0x7F ? 0x7FC00000u : value) | (c & 0x80u) << 24;
+#ifdef V16_FAST_F16
+        if (block_fp8_f16(codes + b, scales[b / 64], out + b)) {
+            continue;
         }
-        for (int i = 0; i < 64; i++) {
-            float v;
-            memcpy(&v, &u[i], 4);
-            out[b + (size_t)i] = v * scale;
-        }
+#endif
+        block_fp8(codes + b, scales[b / 64], out + b);
     }
-    for (size_t i = 0; i < g->rope; i++) {
+    size_t i = 0;
+    for (; i + 16 <= g->rope; i += 16) {
+        v16_store(out + n + i, v16_load_bf16(codes + n + 2 * i));
+    }
+    for (; i < g->rope; i++) {
         out[n + i] = bf16_to_f32(load_le16(codes + n + 2 * i));
     }
 }
@@ -112,118 +149,148 @@ static void row_floats(const struct row_geom *g, const void *codes, const void *
 
 /* ---- attention ---- */
 
-/* Scores of four heads and one row, without the scale. */
-static inline void score_four(const float *const q[4], const float *row, size_t n, float out[4])
+enum {
+    SCORE_CELLS = V16_SCORE_HEADS * V16_SCORE_ROWS, /* a multiple of 4 */
+    VALUE_COLS = 16 * V16_VALUE_COLS
+};
+
+/* Scores, without the scale, of V16_SCORE_HEADS heads and V16_SCORE_ROWS rows, whose partial
+ * sums all stay in registers. */
+static inline void score_block(const float *const *q, const float *const *rows, size_t n,
+                               float out[SCORE_CELLS])
 {
-    v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
+    v16 acc[SCORE_CELLS];
+    UNROLL for (int c = 0; c < SCORE_CELLS; c++)
+    {
+        acc[c] = v16_set1(0);
+    }
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        v16 v = v16_load(row + i);
-        UNROLL for (int j = 0; j < 4; j++)
+        v16 v[V16_SCORE_HEADS];
+        UNROLL for (int j = 0; j < V16_SCORE_HEADS; j++)
         {
-            acc[j] = v16_fma(v16_load(q[j] + i), v, acc[j]);
+            v[j] = v16_load(q[j] + i);
         }
-    }
-    if (i == n) {
-        v16_sum4(acc, out);
-        return;
-    }
-    for (int j = 0; j < 4; j++) {
-        out[j] = dot_tail(acc[j], QT_F32, row, q[j], i, n);
-    }
-}
-
-static void attn_scores(const float *q, uint32_t heads, const float *const *rows,
-                        uint32_t n_row, size_t n, float scale, float (*s)[KERN_HEADS])
-{
-    for (uint32_t h = 0; h < heads; h += 4) {
-        const float *qh[4];
-        for (uint32_t j = 0; j < 4; j++) { /* heads behind the last repeat it; never read */
-            qh[j] = q + (size_t)(h + j < heads ? h + j : heads - 1) * n;
-        }
-        for (uint32_t i = 0; i < n_row; i++) {
-            float out[4];
-            score_four(qh, rows[i], n, out);
-            for (uint32_t j = 0; j < 4; j++) {
-                s[i][h + j] = out[j] * scale;
+        UNROLL for (int r = 0; r < V16_SCORE_ROWS; r++)
+        {
+            v16 row = v16_load(rows[r] + i);
+            UNROLL for (int j = 0; j < V16_SCORE_HEADS; j++)
+            {
+                v16 *a = &acc[r * V16_SCORE_HEADS + j];
+                *a = v16_fma(v[j], row, *a);
             }
         }
     }
-    for (uint32_t h = (heads + 3) / 4 * 4; h < KERN_HEADS; h++) {
-        for (uint32_t i = 0; i < n_row; i++) {
-            s[i][h] = 0.0f;
+    if (i == n) {
+        UNROLL for (int c = 0; c < SCORE_CELLS; c += 4)
+        {
+            v16_sum4(acc + c, out + c);
+        }
+        return;
+    }
+    for (int c = 0; c < SCORE_CELLS; c++) {
+        out[c] =
+            dot_tail(acc[c], QT_F32, rows[c / V16_SCORE_HEADS], q[c % V16_SCORE_HEADS], i, n);
+    }
+}
+
+/* A block of rows meets all heads while it lies in the nearest cache. Rows and heads behind the
+ * last repeat it. */
+static void attn_scores(const float *q, uint32_t heads, const float *const *rows,
+                        uint32_t n_row, size_t n, float scale, float (*s)[KERN_HEADS])
+{
+    for (uint32_t i = 0; i < n_row; i += V16_SCORE_ROWS) {
+        const float *row[V16_SCORE_ROWS];
+        for (uint32_t r = 0; r < V16_SCORE_ROWS; r++) {
+            row[r] = rows[i + r < n_row ? i + r : n_row - 1];
+        }
+        for (uint32_t h = 0; h < heads; h += V16_SCORE_HEADS) {
+            const float *qh[V16_SCORE_HEADS];
+            float out[SCORE_CELLS];
+            for (uint32_t j = 0; j < V16_SCORE_HEADS; j++) {
+                qh[j] = q + (size_t)(h + j < heads ? h + j : heads - 1) * n;
+            }
+            score_block(qh, row, n, out);
+            for (uint32_t r = 0; r < V16_SCORE_ROWS && i + r < n_row; r++) {
+                for (uint32_t j = 0; j < V16_SCORE_HEADS; j++) {
+                    s[i + r][h + j] = out[r * V16_SCORE_HEADS + j] * scale;
+                }
+            }
+        }
+        uint32_t h0 = (heads + V16_SCORE_HEADS - 1) / V16_SCORE_HEADS * V16_SCORE_HEADS;
+        for (uint32_t r = i; r < i + V16_SCORE_ROWS && r < n_row; r++) {
+            for (uint32_t h = h0; h < KERN_HEADS; h++) {
+                s[r][h] = 0.0f;
+            }
         }
     }
 }
 
 static void attn_softmax(float (*s)[KERN_HEADS], uint32_t n_row, float *max, float *sum)
 {
-    float m[KERN_HEADS], total[KERN_HEADS];
-    for (int h = 0; h < KERN_HEADS; h++) {
-        m[h] = -INFINITY;
-        total[h] = 0.0f;
+    v16 m = v16_set1(-INFINITY), total = v16_set1(0);
+    for (uint32_t i = 0; i < n_row; i++) {
+        m = v16_max(v16_load(s[i]), m);
     }
+    v16_store(max, m);
     for (uint32_t i = 0; i < n_row; i++) {
         for (int h = 0; h < KERN_HEADS; h++) {
-            m[h] = s[i][h] > m[h] ? s[i][h] : m[h];
+            s[i][h] = exp_one(s[i][h] - max[h]);
         }
+        total = v16_add(total, v16_load(s[i]));
     }
-    for (uint32_t i = 0; i < n_row; i++) {
-        for (int h = 0; h < KERN_HEADS; h++) {
-            s[i][h] = exp_one(s[i][h] - m[h]);
-        }
-    }
-    for (uint32_t i = 0; i < n_row; i++) {
-        for (int h = 0; h < KERN_HEADS; h++) {
-            total[h] += s[i][h];
-        }
-    }
-    memcpy(max, m, sizeof m);
-    memcpy(sum, total, sizeof total);
+    v16_store(sum, total);
 }
 
-/* Columns [c, c + 64) of the V16_HEADS heads from h on: all sums stay in registers over the
- * entries. Heads behind the last repeat it. */
-static inline void value_part(const float (*e)[KERN_HEADS], uint32_t h, uint32_t heads,
-                              const float *const *rows, uint32_t n_row, size_t n, size_t c,
-                              float *o)
+/* Columns [c, c + VALUE_COLS) of the V16_VALUE_HEADS heads from h on: all sums stay in
+ * registers over the entries. Heads behind the last repeat it. */
+static inline void value_block(const float (*e)[KERN_HEADS], uint32_t h, uint32_t heads,
+                               const float *const *rows, uint32_t n_row, size_t n, size_t c,
+                               float *o)
 {
-    v16 acc[V16_HEADS][4];
-    uint32_t head[V16_HEADS];
-    for (uint32_t j = 0; j < V16_HEADS; j++) {
+    v16 acc[V16_VALUE_HEADS][V16_VALUE_COLS];
+    uint32_t head[V16_VALUE_HEADS];
+    for (uint32_t j = 0; j < V16_VALUE_HEADS; j++) {
         head[j] = h + j < heads ? h + j : h;
-        UNROLL for (int v = 0; v < 4; v++)
+        UNROLL for (int v = 0; v < V16_VALUE_COLS; v++)
         {
             acc[j][v] = v16_set1(0);
         }
     }
     for (uint32_t i = 0; i < n_row; i++) {
-        UNROLL for (int v = 0; v < 4; v++)
+        v16 row[V16_VALUE_COLS];
+        UNROLL for (int v = 0; v < V16_VALUE_COLS; v++)
         {
-            v16 row = v16_load(rows[i] + c + 16 * (size_t)v);
-            UNROLL for (int j = 0; j < V16_HEADS; j++)
+            row[v] = v16_load(rows[i] + c + 16 * (size_t)v);
+        }
+        UNROLL for (int j = 0; j < V16_VALUE_HEADS; j++)
+        {
+            v16 w = v16_set1(e[i][head[j]]);
+            UNROLL for (int v = 0; v < V16_VALUE_COLS; v++)
             {
-                acc[j][v] = v16_fma(v16_set1(e[i][head[j]]), row, acc[j][v]);
+                acc[j][v] = v16_fma(w, row[v], acc[j][v]);
             }
         }
     }
-    for (uint32_t j = 0; j < V16_HEADS; j++) {
-        for (int v = 0; v < 4; v++) {
+    for (uint32_t j = 0; j < V16_VALUE_HEADS; j++) {
+        for (int v = 0; v < V16_VALUE_COLS; v++) {
             v16_store(o + head[j] * n + c + 16 * (size_t)v, acc[j][v]);
         }
     }
 }
 
+/* A column block of all rows meets all heads while it lies in the nearest cache. */
 static void attn_values(const float (*e)[KERN_HEADS], uint32_t heads, const float *const *rows,
                         uint32_t n_row, size_t n, float *o)
 {
-    for (uint32_t h = 0; h < heads; h += V16_HEADS) {
-        for (size_t c = 0; c + 64 <= n; c += 64) {
-            value_part(e, h, heads, rows, n_row, n, c, o);
+    size_t c = 0;
+    for (; c + VALUE_COLS <= n; c += VALUE_COLS) {
+        for (uint32_t h = 0; h < heads; h += V16_VALUE_HEADS) {
+            value_block(e, h, heads, rows, n_row, n, c, o);
         }
     }
-    for (uint32_t h = 0; h < heads; h++) {
-        for (size_t c = n / 64 * 64; c < n; c++) {
+    for (; c < n; c++) {
+        for (uint32_t h = 0; h < heads; h++) {
             float sum = 0.0f;
             for (uint32_t i = 0; i < n_row; i++) {
                 sum = fmaf(e[i][h], rows[i][c], sum);

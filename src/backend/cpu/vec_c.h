@@ -18,9 +18,13 @@ struct i16 { /* sixteen 32-bit integers */
 typedef struct v16 v16;
 typedef struct i16 i16;
 
-#define V16_TOKENS 4 /* tokens of a product tile kept in registers at a time */
-#define V16_PANELS 1 /* panels of 16 rows at a time */
-#define V16_HEADS 1  /* attention heads whose sums are kept in registers at a time */
+#define V16_TOKENS 4      /* tokens of a product tile kept in registers at a time */
+#define V16_PANELS 1      /* panels of 16 rows at a time */
+#define V16_SCORE_HEADS 4 /* attention scores kept in registers: heads times rows */
+#define V16_SCORE_ROWS 1
+#define V16_VALUE_HEADS 1 /* attention outputs kept in registers: heads times 16 columns */
+#define V16_VALUE_COLS 4
+/* V16_FAST_F16: v16_load_f16 is one instruction or few. */
 
 static inline v16 v16_set1(float a)
 {
@@ -53,6 +57,13 @@ static inline v16 v16_mul(v16 a, v16 b)
         a.f[l] *= b.f[l];
     }
     return a;
+}
+static inline v16 v16_max(v16 a, v16 b) /* a > b ? a : b */
+{
+    for (int l = 0; l < 16; l++) {
+        b.f[l] = a.f[l] > b.f[l] ? a.f[l] : b.f[l];
+    }
+    return b;
 }
 static inline v16 v16_fma(v16 a, v16 b, v16 c) /* a * b + c, rounded once */
 {

@@ -12,7 +12,11 @@ typedef int32x4x4_t i16;
 
 #define V16_TOKENS 4
 #define V16_PANELS 1
-#define V16_HEADS 1
+#define V16_SCORE_HEADS 2
+#define V16_SCORE_ROWS 2
+#define V16_VALUE_HEADS 2
+#define V16_VALUE_COLS 2
+#define V16_FAST_F16
 
 static inline v16 v16_set1(float a)
 {
@@ -43,6 +47,15 @@ static inline v16 v16_mul(v16 a, v16 b)
 {
     return (v16){{vmulq_f32(a.val[0], b.val[0]), vmulq_f32(a.val[1], b.val[1]),
                   vmulq_f32(a.val[2], b.val[2]), vmulq_f32(a.val[3], b.val[3])}};
+}
+static inline float32x4_t max4(float32x4_t a, float32x4_t b)
+{
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return (v16){{max4(a.val[0], b.val[0]), max4(a.val[1], b.val[1]), max4(a.val[2], b.val[2]),
+                  max4(a.val[3], b.val[3])}};
 }
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {

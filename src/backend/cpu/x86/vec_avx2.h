@@ -16,7 +16,11 @@ typedef struct {
 
 #define V16_TOKENS 4
 #define V16_PANELS 1
-#define V16_HEADS 1
+#define V16_SCORE_HEADS 2
+#define V16_SCORE_ROWS 2
+#define V16_VALUE_HEADS 2
+#define V16_VALUE_COLS 2
+#define V16_FAST_F16
 
 static inline v16 v16_set1(float a)
 {
@@ -38,6 +42,10 @@ static inline v16 v16_add(v16 a, v16 b)
 static inline v16 v16_mul(v16 a, v16 b)
 {
     return (v16){_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return (v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {

@@ -11,7 +11,11 @@ typedef __m512i i16;
 
 #define V16_TOKENS 8
 #define V16_PANELS 2
-#define V16_HEADS 2
+#define V16_SCORE_HEADS 4
+#define V16_SCORE_ROWS 4
+#define V16_VALUE_HEADS 4
+#define V16_VALUE_COLS 4
+#define V16_FAST_F16
 
 static inline v16 v16_set1(float a)
 {
@@ -32,6 +36,10 @@ static inline v16 v16_add(v16 a, v16 b)
 static inline v16 v16_mul(v16 a, v16 b)
 {
     return _mm512_mul_ps(a, b);
+}
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return _mm512_max_ps(a, b);
 }
 static inline v16 v16_fma(v16 a, v16 b, v16 c)
 {
