@@ -2,12 +2,12 @@
  * token: window rows by position, then compressed rows.
  *
  * The list is cut into splits of 128 entries; a split gives each head its maximum, sum and
- * weighted rows, and splits are merged in order, starting from the sink. Few tokens: every
- * (token, split, 16 heads) is an item, in this order, so that a worker decodes a split once for
- * all its heads; after a barrier the merges are shared out. Many tokens: an item is a tile of
- * neighbouring tokens and some groups of 16 heads, which walks the splits itself; window rows,
- * and compressed rows without a selection, are decoded once for the tile. Same splits and
- * merges, same bits. Read next: norm.c, where window rows come from. */
+ * weighted rows, and splits are merged in order, starting from the sink. Heads work in groups
+ * of 16. An item is a tile of neighbouring tokens and a range of groups, which walks the splits
+ * itself; it decodes window rows, and compressed rows without a selection, once. Few tokens on
+ * more workers than groups: every (token, split, group) is an item, and after a barrier the
+ * merges are shared out. Same splits and merges, same bits. Read next: norm.c, where window
+ * rows come from. */
 #include <math.h>
 #include <string.h>
 
@@ -71,14 +71,11 @@ static void part_take(struct part *p, struct carve *c, uint32_t n)
     p->o = carve_take(c, (uint64_t)KERN_HEADS * n, sizeof(float));
 }
 
-/* With many tokens a worker keeps the states of a whole tile, with few those of one group. */
-static void attn_tmp_take(struct attn_tmp *t, struct carve *c, const struct exec *e,
-                          const struct op_attn *o)
+static void attn_tmp_take(struct attn_tmp *t, struct carve *c, const struct op_attn *o)
 {
-    uint32_t n_state = e->p->lim.t_max > CPU_FEW ? TILE * n_groups(o) : 1;
+    uint32_t n_state = TILE * n_groups(o);
     t->ld = o->n + 16; /* rows apart by an odd number of cache lines share no cache set */
-    t->win =
-        carve_take(c, (MAX(o->window, (uint32_t)KERN_SPLIT) + TILE) * t->ld, sizeof(float));
+    t->win = carve_take(c, (o->window + TILE) * t->ld, sizeof(float));
     t->comp = carve_take(c, 2 * KERN_SPLIT * t->ld, sizeof(float));
     t->rows = carve_take(c, KERN_SPLIT, sizeof *t->rows);
     t->score = carve_take(c, KERN_SPLIT, sizeof *t->score);
@@ -95,8 +92,9 @@ static void attn_tmp_take(struct attn_tmp *t, struct carve *c, const struct exec
 
 static void attn_scratch(const struct exec *e, const struct op *op, struct carve *c)
 {
+    (void)e;
     struct attn_tmp t;
-    attn_tmp_take(&t, c, e, &op->attn);
+    attn_tmp_take(&t, c, &op->attn);
 }
 
 static uint32_t splits_max(const struct exec *e, const struct op_attn *o)
@@ -199,7 +197,7 @@ static void state_finish(const struct worker *w, const struct op_attn *o, uint32
     }
 }
 
-/* ---- few tokens ---- */
+/* ---- few tokens, many workers: items of one split ---- */
 
 /* Decodes the entries of split k of one token and points at them. */
 static uint32_t load_split(const struct worker *w, const struct op_attn *o,
@@ -219,7 +217,7 @@ static uint32_t load_split(const struct worker *w, const struct op_attn *o,
     return n;
 }
 
-static void attn_few(struct worker *w, const struct op_attn *o, struct attn_tmp *tmp)
+static void attn_splits(struct worker *w, const struct op_attn *o, struct attn_tmp *tmp)
 {
     uint32_t groups = n_groups(o), n_item = 0, n_tok = w->s->n_tok, base[CPU_FEW + 1] = {0};
     for (uint32_t t = 0; t < n_tok; t++) {
@@ -255,7 +253,7 @@ static void attn_few(struct worker *w, const struct op_attn *o, struct attn_tmp 
     }
 }
 
-/* ---- many tokens ---- */
+/* ---- items that walk all splits ---- */
 
 struct tile {
     uint32_t t0, n;         /* tokens, of one sequence */
@@ -349,30 +347,40 @@ static void attend_tile(const struct worker *w, const struct op_attn *o, struct 
     }
 }
 
+/* Into how many ranges the groups of heads are cut. Every range decodes the rows anew, so one
+ * where tiles alone keep the workers busy, else as many as there are workers. 0: that does not
+ * come out even. */
+static uint32_t head_parts(const struct worker *w, const struct op_attn *o, uint32_t tiles)
+{
+    if (tiles >= 4 * w->n) {
+        return 1;
+    }
+    if (n_groups(o) % w->n == 0) {
+        return w->n;
+    }
+    return w->s->n_tok > CPU_FEW ? n_groups(o) : 0;
+}
+
 static void attn_run(struct worker *w, const struct op *op)
 {
     const struct op_attn *o = &op->attn;
     struct carve c = {.base = w->mem};
     struct attn_tmp tmp;
-    attn_tmp_take(&tmp, &c, w->e, o);
-    if (w->s->n_tok <= CPU_FEW) {
-        attn_few(w, o, &tmp);
+    attn_tmp_take(&tmp, &c, o);
+    uint32_t tiles = (w->s->n_tok + TILE - 1) / TILE, parts = head_parts(w, o, tiles);
+    if (parts == 0) {
+        attn_splits(w, o, &tmp);
         return;
     }
-    /* all heads in one item where tiles alone keep the workers busy: rows are decoded once */
-    uint32_t tiles = (w->s->n_tok + TILE - 1) / TILE, all = n_groups(o);
-    uint32_t parts = tiles >= 4 * w->n ? 1 : all;
     struct share sh = share_make(w, 0, tiles * parts);
     for (uint32_t i; share_next(&sh, &i);) {
-        uint32_t t = i / parts * TILE, end = MIN(t + TILE, w->s->n_tok);
+        uint32_t t = i % tiles * TILE, end = MIN(t + TILE, w->s->n_tok), part = i / tiles;
         while (t < end) { /* a tile ends at the seam of two sequences */
             const struct step_seq *q = step_seq_of(w->s, t);
-            struct tile tile = {.t0 = t, .groups = all};
-            if (parts > 1) {
-                tile.group = i % parts;
-                tile.groups = tile.group + 1;
-            }
-            tile.n = MIN(end, q->tok0 + q->n_tok) - t;
+            struct tile tile = {.t0 = t,
+                                .n = MIN(end, q->tok0 + q->n_tok) - t,
+                                .group = n_groups(o) * part / parts,
+                                .groups = n_groups(o) * (part + 1) / parts};
             attend_tile(w, o, &tile, &tmp);
             t += tile.n;
         }
