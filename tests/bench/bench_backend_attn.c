@@ -27,8 +27,8 @@ enum {
     HEADS = 64,
     DIM = 512,
     ROPE = 64,
-    INDEX_HEADS = 64,
-    INDEX_DIM = 128,
+    IHEADS = 64,
+    IDIM = 128,
     TOP = 512,
     WINDOW = 128,
     SLOTS = 136,
@@ -129,8 +129,8 @@ static void record_compress(const struct opnd_rows *rows, const struct row_geom 
 static void record_index(struct layer *l)
 {
     struct op_head_finish f = {.q = l->qi,
-                               .heads = INDEX_HEADS,
-                               .n = INDEX_DIM,
+                               .heads = IHEADS,
+                               .n = IDIM,
                                .rope_n = ROPE,
                                .rope = ROPE_YARN,
                                .index = true,
@@ -140,13 +140,13 @@ static void record_index(struct layer *l)
     l->sel = arena("sel", FORM_I32, TOP);
     l->n_sel = arena("n_sel", FORM_I32, 1);
     struct op_index_select o = {.qi = l->qi,
-                                .iw = input("iw", INDEX_HEADS),
+                                .iw = input("iw", IHEADS),
                                 .rows = l->index_rows,
                                 .sel = l->sel,
                                 .n_sel = l->n_sel,
                                 .geom = l->index_row,
-                                .heads = INDEX_HEADS,
-                                .n = INDEX_DIM,
+                                .heads = IHEADS,
+                                .n = IDIM,
                                 .k_sel = TOP,
                                 .ratio = 4,
                                 .rows_per_page = PAGE_TOKENS / 4,
@@ -242,7 +242,7 @@ static void record(void)
         }
     }
     struct layer l = {.row = row_geom_make(ROW_FP8, DIM, ROPE),
-                      .index_row = row_geom_make(ROW_FP4, INDEX_DIM, ROPE)};
+                      .index_row = row_geom_make(ROW_FP4, IDIM, ROPE)};
     l.wrow.codes = arena("wrow", FORM_BYTES, l.row.code_bytes);
     l.wrow.scales = arena("wrow", FORM_BYTES, l.row.scale_bytes);
     l.ring = rows_of(SPACE_STATE, &l.row, SLOTS);
@@ -250,7 +250,7 @@ static void record(void)
     l.index_rows = rows_of(SPACE_PAGE, &l.index_row, PAGE_TOKENS / 4);
     l.far_rows = rows_of(SPACE_PAGE, &l.row, PAGE_TOKENS / 128);
     l.q = input("q", HEADS * DIM);
-    l.qi = input("qi", INDEX_HEADS * INDEX_DIM);
+    l.qi = input("qi", IHEADS * IDIM);
     record_small(&l);
     record_compress(&l.rows, &l.row);
     record_compress(&l.index_rows, &l.index_row);
@@ -341,7 +341,7 @@ static double typical(uint32_t i)
 static double flops(const struct op *op, uint32_t pos)
 {
     if (op->kind == OP_INDEX_SELECT) {
-        return pos / 4 > TOP ? 2.0 * INDEX_HEADS * INDEX_DIM * (pos / 4) : 0;
+        return pos / 4 > TOP ? 2.0 * IHEADS * IDIM * (pos / 4) : 0;
     }
     if (op->kind == OP_ATTN) {
         uint32_t far = op->attn.ratio == 4 ? MIN(pos / 4, (uint32_t)TOP) : pos / 128;

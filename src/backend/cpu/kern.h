@@ -66,6 +66,27 @@ struct act_codes {
     const int16_t *sum;
 };
 
+/* The indexer on integers (index_int.h): 16 FP4 rows, and one token's queries. Elements go in
+ * steps of four: byte i of step 2 j + p is element 8 j + 2 i + p, as the nibbles of a word lie.
+ */
+enum { INDEX_MAX_N = 256, INDEX_HEADS = 8 /* heads are padded to a multiple, by zeros */ };
+struct index_rows {
+    uint8_t w[INDEX_MAX_N / 4][KERN_PANEL][4];    /* codes plus the tier's offset */
+    int16_t mul[INDEX_MAX_N / 32][KERN_PANEL][2]; /* what is left to multiply with, twice */
+    float unit[KERN_PANEL];
+};
+struct index_query {
+    int8_t *q; /* [heads][n] */
+    int16_t
+        *sum2;    /* [heads][n / 32][2]: -12 times the sums of bytes 0, 1 and 2, 3 of a group */
+    int32_t *sum; /* [heads]: -128 times the sum of q */
+    float *w;     /* [heads]: weight times the head's unit */
+    float *factor;  /* [heads][n / 32]: of the groups of a wide head */
+    uint8_t *wide;  /* [heads] */
+    bool some_wide; /* any of them */
+    uint32_t heads; /* padded */
+};
+
 typedef void codes_fn(const void *row, size_t n, struct row_codes *out);
 typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
                         const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
@@ -156,6 +177,14 @@ struct cpu_kern {
     void (*index_order)(const float *q, size_t n, float *out);
     void (*index_scores)(const float *panel, const float *q, const float *w, uint32_t heads,
                          size_t n, float out[KERN_PANEL]);
+    /* The same on integers, n <= INDEX_MAX_N in 32s; both sides by the same tier. A bit of the
+     * result: that row has no integer form. False: the query has none. */
+    uint32_t (*index_rows)(const uint8_t *const *codes, const uint8_t *const *scales, size_t n,
+                           struct index_rows *out);
+    bool (*index_query)(const float *q, const float *w, uint32_t heads, size_t n,
+                        struct index_query *out);
+    void (*index_dots)(const struct index_rows *rows, const struct index_query *q, size_t n,
+                       float out[KERN_PANEL]);
 
     /* ---- pick ---- */
     /* Sum of exp(x[i] - max), lanes16 with plain adds; masked-out entries hold -inf. */
@@ -172,6 +201,8 @@ void kern_init_i8mm(struct cpu_kern *k);
 void kern_init_avx512vnni(struct cpu_kern *k); /* on top of kern_init_avx512 */
 /* The format kernels of AVX2, for the tiers above it, too. */
 void kern_rows_avx2(struct cpu_kern *k);
+void kern_index_avx2(struct cpu_kern *k);
+void kern_index_avx512vnni(struct cpu_kern *k);
 
 /* The best table that this machine and `mask` (0 = all) allow; returns the tier. */
 enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask);

@@ -39,15 +39,18 @@ enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
     if (tiers & CPU_TIER_AVX2) {
         kern_init_avx2(k);
         kern_rows_avx2(k);
+        kern_index_avx2(k);
         tier = CPU_TIER_AVX2;
     }
     if (tiers & CPU_TIER_AVX512) {
         kern_init_avx512(k);
         kern_rows_avx2(k);
+        kern_index_avx2(k);
         tier = CPU_TIER_AVX512;
     }
     if ((tiers & CPU_TIER_AVX512VNNI) && (tiers & CPU_TIER_AVX512)) {
         kern_init_avx512vnni(k);
+        kern_index_avx512vnni(k);
         tier = CPU_TIER_AVX512VNNI;
     }
 #elif defined(__aarch64__)

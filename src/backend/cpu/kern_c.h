@@ -5,9 +5,10 @@
  * Two kinds of code: products and reductions are written in the vocabulary, whose words fix the
  * order of operations of op.h; element-wise loops are plain C, which the compiler vectorises
  * without any freedom over the result (no contraction, no reassociation; fmaf is always one
- * rounding). So the tiers agree bit for bit. Read next: kern_prod.h and kern_rows.h, the two
- * large families, included below; prod.c, which feeds the products. */
+ * rounding). So the tiers agree bit for bit. Read next: kern_prod.h, kern_rows.h and
+ * kern_index.h, the large families, included below; prod.c, which feeds the products. */
 #include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -74,6 +75,7 @@ static void exp_vec(float *x, size_t n)
 
 #include "backend/cpu/kern_prod.h"
 #include "backend/cpu/kern_rows.h"
+#include "backend/cpu/kern_index.h"
 
 /* ---- vectors ---- */
 
@@ -245,6 +247,9 @@ void KERN_INIT(struct cpu_kern *k)
         .index_pack = index_pack,
         .index_order = index_order,
         .index_scores = index_scores,
+        .index_rows = index_rows,
+        .index_query = index_query,
+        .index_dots = index_dots,
         .exp_sum = exp_sum,
     };
 }

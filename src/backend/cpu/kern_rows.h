@@ -1,5 +1,5 @@
 /* kern_rows.h - the part of kern_c.h that works on stored rows: decoding them, FP4 rounding,
- * attention, the compressor's pooling and the indexer's scores. Included by kern_c.h only.
+ * attention and the compressor's pooling. Included by kern_c.h only.
  *
  * Attention keeps scores as [entry][16 heads], so that maximum, exp and sum of all heads run
  * side by side while each head's sum stays in entry order. The indexer holds 16 rows in the
@@ -345,85 +345,6 @@ static void pool(const float *const *a, const float *const *g, const float *cons
             out[c0 + c] = num[c] / den[c];
         }
     }
-}
-
-/* ---- indexer ---- */
-
-static void index_pack(const float *rows, uint32_t n_row, size_t n, float *panel)
-{
-    for (size_t k = 0; k < n; k += 32) {
-        pack_rows_f32(rows + k, n, n_row, n - k < 32 ? n - k : 32, panel + k * KERN_PANEL);
-    }
-}
-
-static void index_order(const float *q, size_t n, float *out)
-{
-    for (size_t k = 0; k < n; k += 32) {
-        size_t w = n - k < 32 ? n - k : 32, base[16];
-        lane_bases(w, base);
-        for (size_t i = 0; i < w; i++) {
-            out[k + base[i % 16] + i / 16] = q[k + i];
-        }
-    }
-}
-
-/* Dot products of one group of 32 elements: two terms a lane, 16 rows side by side. */
-static inline v16 group_dot(const float *panel, const float *q)
-{
-    v16 stack[5];
-    int n = 0;
-    UNROLL for (int i = 0; i < 16; i++)
-    {
-        v16 c = v16_set1(0);
-        c = v16_fma(v16_load(panel + 2 * i * KERN_PANEL), v16_set1(q[2 * i]), c);
-        c = v16_fma(v16_load(panel + (2 * i + 1) * KERN_PANEL), v16_set1(q[2 * i + 1]), c);
-        for (int m = i; m & 1; m >>= 1) {
-            c = v16_add(stack[--n], c);
-        }
-        stack[n++] = c;
-    }
-    return stack[0];
-}
-
-/* The last group, shorter than 32: any length. */
-static v16 group_dot_short(const float *panel, const float *q, size_t n)
-{
-    v16 stack[5];
-    int top = 0;
-    size_t k = 0;
-    for (int i = 0; i < 16; i++) {
-        size_t end = k + n / 16 + (lane_order[i] < n % 16);
-        v16 c = v16_set1(0);
-        for (; k < end; k++) {
-            c = v16_fma(v16_load(panel + k * KERN_PANEL), v16_set1(q[k]), c);
-        }
-        for (int m = i; m & 1; m >>= 1) {
-            c = v16_add(stack[--top], c);
-        }
-        stack[top++] = c;
-    }
-    return stack[0];
-}
-
-static void index_scores(const float *panel, const float *q, const float *w, uint32_t heads,
-                         size_t n, float out[KERN_PANEL])
-{
-    float score[16] = {0};
-    for (uint32_t h = 0; h < heads; h++, q += n) {
-        v16 dot = v16_set1(0);
-        for (size_t k = 0; k < n; k += 32) {
-            v16 g = n - k >= 32 ? group_dot(panel + k * KERN_PANEL, q + k)
-                                : group_dot_short(panel + k * KERN_PANEL, q + k, n - k);
-            dot = v16_add(dot, g);
-        }
-        float d[16];
-        v16_store(d, dot);
-        for (int l = 0; l < 16; l++) {
-            float v = d[l] < 0.0f ? 0.0f : d[l]; /* NaN stays */
-            score[l] = fmaf(v, w[h], score[l]);
-        }
-    }
-    memcpy(out, score, sizeof score);
 }
 
 #endif

@@ -1,0 +1,126 @@
+/* index_avx2.c - the indexer on integers with the byte products of AVX2: 8 rows in the lanes.
+ * Rows carry an offset of 12, because the first operand is unsigned, and are not shifted: their
+ * groups' shifts are multiplied in when 16-bit sums become 32-bit ones. The 16-bit sums start at
+ * -12 times those of the query; they may wrap on the way, but the end fits: at most 16 products
+ * of 12 and 96. Per 8 rows, head and step of four elements: a product and an addition. Read
+ * next: index_int.h for why this gives the bits of the F32 form. */
+#include <immintrin.h>
+
+#include "backend/cpu/index_int.h"
+
+/* Dwords r[i] lane j become r[j] lane i. */
+static inline void transpose8(__m256i r[8])
+{
+    __m256i t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+    }
+}
+
+static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *scales, size_t n,
+                           struct index_rows *out)
+{
+    static const uint8_t value[16] = {INDEX_CODES};
+    uint8_t shift[INDEX_MAX_N / 32][KERN_PANEL];
+    uint32_t wide = index_units(scales, n / 32, shift, out->unit);
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)value));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (size_t j0 = 0; j0 < n / 8; j0 += 4) { /* a group */
+        for (int half = 0; half < 16; half += 8) {
+            __m256i t[8];
+            for (int r = 0; r < 8; r++) {
+                t[r] = _mm256_castsi128_si256(
+                    _mm_loadu_si128((const void *)(codes[half + r] + 4 * j0)));
+            }
+            transpose8(t);
+            for (size_t i = 0; i < 4; i++) {
+                __m256i lo = _mm256_and_si256(t[i], nibble);
+                __m256i hi = _mm256_and_si256(_mm256_srli_epi32(t[i], 4), nibble);
+                _mm256_storeu_si256((void *)out->w[2 * (j0 + i)][half],
+                                    _mm256_shuffle_epi8(table, lo));
+                _mm256_storeu_si256((void *)out->w[2 * (j0 + i) + 1][half],
+                                    _mm256_shuffle_epi8(table, hi));
+            }
+        }
+        for (int r = 0; r < KERN_PANEL; r++) {
+            int16_t m = (int16_t)(1 << shift[j0 / 4][r]);
+            out->mul[j0 / 4][r][0] = out->mul[j0 / 4][r][1] = m;
+        }
+    }
+    return wide;
+}
+
+static inline __m256i broadcast4(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+}
+
+enum { HEADS = 4 };
+
+/* Dots of rows half .. half + 7 with heads h .. h + 3. */
+static inline void dots4(const struct index_rows *rows, int half, const struct index_query *q,
+                         uint32_t h, size_t n, __m256i acc[HEADS])
+{
+    for (int j = 0; j < HEADS; j++) {
+        acc[j] = _mm256_setzero_si256();
+    }
+    for (size_t g = 0; g < n / 32; g++) {
+        __m256i part[HEADS];
+        for (uint32_t j = 0; j < HEADS; j++) {
+            part[j] = broadcast4(q->sum2 + 2 * ((h + j) * (n / 32) + g));
+        }
+        for (size_t s = 8 * g; s < 8 * g + 8; s++) {
+            __m256i w = _mm256_loadu_si256((const void *)rows->w[s][half]);
+            for (uint32_t j = 0; j < HEADS; j++) {
+                __m256i four = broadcast4(q->q + (h + j) * n + 4 * s);
+                part[j] = _mm256_add_epi16(part[j], _mm256_maddubs_epi16(w, four));
+            }
+        }
+        __m256i mul = _mm256_loadu_si256((const void *)rows->mul[g][half]);
+        for (int j = 0; j < HEADS; j++) {
+            acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(part[j], mul));
+        }
+    }
+}
+
+static void index_dots(const struct index_rows *rows, const struct index_query *q, size_t n,
+                       float out[KERN_PANEL])
+{
+    for (int half = 0; half < KERN_PANEL; half += 8) {
+        __m256 score = _mm256_setzero_ps(), zero = _mm256_setzero_ps();
+        for (uint32_t h0 = 0; h0 < q->heads; h0 += HEADS) {
+            __m256i acc[HEADS];
+            dots4(rows, half, q, h0, n, acc);
+            for (uint32_t j = 0; j < HEADS; j++) {
+                __m256 dot = _mm256_cvtepi32_ps(acc[j]);
+                if (q->some_wide && q->wide[h0 + j]) {
+                    float d[KERN_PANEL];
+                    index_wide_head(rows, 12, q, h0 + j, n, d);
+                    dot = _mm256_loadu_ps(d + half);
+                }
+                score = _mm256_fmadd_ps(_mm256_max_ps(dot, zero), _mm256_set1_ps(q->w[h0 + j]),
+                                        score);
+            }
+        }
+        _mm256_storeu_ps(out + half, _mm256_mul_ps(score, _mm256_loadu_ps(rows->unit + half)));
+    }
+}
+
+void kern_index_avx2(struct cpu_kern *k)
+{
+    k->index_rows = index_rows;
+    k->index_dots = index_dots;
+}
