@@ -443,7 +443,14 @@ static void test_compress(void **state)
 
 /* ---- INDEX_SELECT ---- */
 
-enum fault { FAULT_NONE, FAULT_EQUAL, FAULT_TIES, FAULT_NAN };
+enum fault {
+    FAULT_NONE,
+    FAULT_EQUAL,  /* all scores 0 */
+    FAULT_TIES,   /* three values */
+    FAULT_NAN,    /* queries, and a row */
+    FAULT_WIDE,   /* FP4 rows whose scales lie far apart, some NaN, and such queries */
+    FAULT_FLOATS, /* FP4 rows, but queries of every other token that are no FP4 values */
+};
 
 /* Scores that take three values only: rows that are 0, 1 or 2 in one element, queries that look
  * at nothing else. */
@@ -464,6 +471,53 @@ static void few_scores(struct op_test *t, const struct op_index_select *o)
     }
 }
 
+/* The same as FP4 rows and queries; 1 in two is the code 2. */
+static void few_scores_fp4(struct op_test *t, const struct op_index_select *o)
+{
+    for (uint32_t i = 0; i < t->n_pages * o->rows_per_page; i++) {
+        uint64_t at = i / o->rows_per_page * t->p->page_bytes;
+        uint32_t slot = i % o->rows_per_page;
+        unsigned char *codes = (unsigned char *)img_row(&t->in, &o->rows.codes, slot) + at;
+        unsigned char *scales = (unsigned char *)img_row(&t->in, &o->rows.scales, slot) + at;
+        memset(codes, 0, o->rows.codes.cols);
+        /* every third row: a scale that leaves the integers, for the same value */
+        memset(scales, 127, o->rows.scales.cols);
+        scales[0] = i % 3 ? 127 : 140;
+        codes[20] = (unsigned char)(2 * rng_below(&t->rng, 3));
+    }
+    for (uint32_t r = 0; r < t->s.n_tok; r++) {
+        float *qi = img_row(&t->in, &o->qi, r), *iw = img_row(&t->in, &o->iw, r);
+        memset(qi, 0, o->heads * o->n * sizeof *qi);
+        qi[3 * o->n + 40] = 1.0f;
+        iw[3] = 0.5f;
+    }
+}
+
+/* Scales of every fifth group moved far up or down, now and then NaN; queries alike. */
+static void spread_scales(struct op_test *t, const struct op_index_select *o)
+{
+    for (uint32_t i = 0; i < t->n_pages * o->rows_per_page; i++) {
+        unsigned char *s =
+            (unsigned char *)img_row(&t->in, &o->rows.scales, i % o->rows_per_page) +
+            i / o->rows_per_page * t->p->page_bytes;
+        for (uint32_t g = 0; g < o->rows.scales.cols; g++) {
+            if (rng_below(&t->rng, 5) == 0) {
+                s[g] = (unsigned char)(s[g] + rng_below(&t->rng, 15) - 7);
+            }
+            s[g] = rng_below(&t->rng, 200) ? s[g] : 255;
+        }
+    }
+    for (uint32_t r = 0; r < t->s.n_tok; r++) {
+        float *qi = img_row(&t->in, &o->qi, r);
+        for (uint32_t i = 0; i < o->heads * o->n; i += 32) {
+            int e = rng_below(&t->rng, 6) ? 0 : (int)rng_below(&t->rng, 12) - 6;
+            for (uint32_t j = i; j < i + 32; j++) {
+                qi[j] = ldexpf(qi[j], e);
+            }
+        }
+    }
+}
+
 static void index_round(uint64_t round, enum row_kind kind, uint32_t n_tok, enum fault fault)
 {
     struct op_test t;
@@ -481,7 +535,9 @@ static void index_round(uint64_t round, enum row_kind kind, uint32_t n_tok, enum
                     .index_kind = kind,
                     .ih = 16,
                     .in = 64,
-                    .k_sel = round % 2 ? 37 : 64};
+                    .k_sel = round % 3 == 2 ? 5
+                             : round % 2    ? 37
+                                            : 64};
     sub_begin(&s, &t, "INDEX_SELECT", 1400 + round, n_tok);
     struct op *op = program_op(t.p, OP_INDEX_SELECT, 0, "t");
     struct op_index_select o = {.rows = s.irows,
@@ -501,14 +557,14 @@ static void index_round(uint64_t round, enum row_kind kind, uint32_t n_tok, enum
     if (half > 0) {
         sub_seq(&s, 0, 4 * s.k_sel - half / 2, half, 0, 0); /* around n_vis = k_sel */
     }
-    sub_seq(&s, 1, 600 + (uint32_t)round, n_tok - half, 0, 0);
+    sub_seq(&s, 1, (round % 3 == 2 ? 1900 : 600) + (uint32_t)round, n_tok - half, 0, 0);
     t_finish(&t, 64);
     t_fill(&t);
     const struct op_index_select *r = &t.p->ops[0].index_select;
     fill_rows(&s, &r->rows, &s.index_geom, 16);
     for (uint32_t i = 0; i < n_tok; i++) {
         float *qi = img_row(&t.in, &r->qi, i);
-        if (kind == ROW_FP4) {
+        if (kind == ROW_FP4 && (fault != FAULT_FLOATS || i % 2)) {
             fp4_sim(qi, s.ih * s.in);
         }
         if (fault == FAULT_EQUAL) {
@@ -517,8 +573,12 @@ static void index_round(uint64_t round, enum row_kind kind, uint32_t n_tok, enum
             qi[5] = NAN;
         }
     }
-    if (fault == FAULT_TIES) {
+    if (fault == FAULT_TIES && kind == ROW_F32) {
         few_scores(&t, r);
+    } else if (fault == FAULT_TIES) {
+        few_scores_fp4(&t, r);
+    } else if (fault == FAULT_WIDE) {
+        spread_scales(&t, r);
     }
     if (fault == FAULT_NAN) { /* rows whose values are NaN never win while others are left */
         float *row = img_row(&t.in, &r->rows.codes, 3);
@@ -542,6 +602,12 @@ static void test_index_select(void **state)
     }
     index_round(12, ROW_F32, 5, FAULT_TIES);
     index_round(13, ROW_F32, 40, FAULT_TIES);
+    index_round(14, ROW_FP4, 5, FAULT_TIES);
+    index_round(17, ROW_FP4, 50, FAULT_TIES);
+    for (uint64_t round = 20; round < 26; round++) {
+        index_round(round, ROW_FP4, toks[round % 6], FAULT_WIDE);
+        index_round(round, ROW_FP4, toks[(round + 3) % 6], FAULT_FLOATS);
+    }
 }
 
 /* ---- a whole sublayer between projections, as the model records it ---- */

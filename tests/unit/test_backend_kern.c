@@ -21,21 +21,7 @@
 #include "quant/act.h"
 #include "quant/encode.h"
 #include "quant/formats.h"
-
-enum { TIERS = 8 };
-
-/* The table of each tier that this machine has. */
-static uint32_t tiers(struct cpu_kern k[TIERS])
-{
-    uint32_t n = 0, have = kern_available();
-    for (uint32_t bit = 1; bit && bit <= have; bit <<= 1) {
-        if (have & bit) {
-            assert_true(n < TIERS);
-            assert_int_equal(kern_select(&k[n++], bit | (bit - 1)), bit);
-        }
-    }
-    return n;
-}
+#include "unit/kern_tiers.h"
 
 static void test_ladder(void **state)
 {

@@ -13,7 +13,10 @@
 
 #include "backend/cpu/cpu_int.h"
 
-enum { TILE = 8 };
+enum {
+    TILE = 8,
+    AHEAD = 3 /* selected rows lie apart: they are asked for that many rows early */
+};
 
 /* What a token attends to: n_win window rows from position `first`, then n_comp others. */
 struct entries {
@@ -137,6 +140,34 @@ static void decode_page(const struct worker *w, const struct op_attn *o,
     w->k->row_floats(&o->geom, r.codes, r.scales, out);
 }
 
+/* Asks for a row that will be decoded soon. */
+static void prefetch_page(const struct worker *w, const struct op_attn *o,
+                          const struct step_seq *q, uint32_t i)
+{
+    struct host_rows r = host_rows_page(&w->e->h, w->s, q, &o->rows, i, o->rows_per_page);
+    for (uint32_t b = 0; b < o->geom.code_bytes; b += 64) {
+        __builtin_prefetch(r.codes + b);
+    }
+    if (r.scales) {
+        __builtin_prefetch(r.scales);
+    }
+}
+
+/* Compressed row e - n_win of the list, entry e of `end`; the rows behind it are on their way. */
+static void decode_selected(const struct worker *w, const struct op_attn *o,
+                            const struct entries *l, uint32_t e, uint32_t end, float *out)
+{
+    uint32_t i = e - l->n_win;
+    if (!l->sel) {
+        decode_page(w, o, l->q, i, out);
+        return;
+    }
+    if (e + AHEAD < end) {
+        prefetch_page(w, o, l->q, l->sel[i + AHEAD]);
+    }
+    decode_page(w, o, l->q, l->sel[i], out);
+}
+
 /* 16 heads (fewer in the last group) of token t over the n rows of tmp->rows. */
 static void attend(const struct worker *w, const struct op_attn *o, uint32_t t, uint32_t group,
                    uint32_t n, struct attn_tmp *tmp, const struct part *out)
@@ -210,7 +241,7 @@ static uint32_t load_split(const struct worker *w, const struct op_attn *o,
         if (i < l->n_win) {
             decode_window(w, o, l->q, l->first + i, row);
         } else {
-            decode_page(w, o, l->q, l->sel ? l->sel[i - l->n_win] : i - l->n_win, row);
+            decode_selected(w, o, l, i, i0 + n, row);
         }
         tmp->rows[j] = row;
     }
@@ -296,7 +327,7 @@ static uint32_t point_split(const struct worker *w, const struct op_attn *o,
             tmp->rows[j] = tmp->win + (l->first + e - tile->first) * tmp->ld;
         } else if (l->sel) {
             float *row = tmp->comp + j * tmp->ld;
-            decode_page(w, o, l->q, l->sel[e - l->n_win], row);
+            decode_selected(w, o, l, e, i0 + n, row);
             tmp->rows[j] = row;
         } else {
             tmp->rows[j] = tmp->comp + (e - l->n_win - lo) * tmp->ld;

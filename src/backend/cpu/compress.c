@@ -84,10 +84,10 @@ static void write_row(const struct worker *w, const struct op_compress *o,
     }
     rope_apply(row + n - 2 * table->n, table->n, angles, false);
     if (o->geom.kind == ROW_FP4) {
-        hadamard(row, n);
+        w->k->hadamard(row, n);
     }
     struct host_rows out = host_rows_page(&w->e->h, w->s, q, &o->rows, group, o->rows_per_page);
-    row_encode(&o->geom, row, out.codes, out.scales);
+    w->k->row_store(&o->geom, row, out.codes, out.scales);
 }
 
 static uint32_t groups_of(const struct op_compress *o, const struct step_seq *q)

@@ -69,20 +69,29 @@ static inline uint32_t index_units(const uint8_t *const *scales, size_t groups,
     return wide;
 }
 
-/* Dots of head h, one whose groups are far apart, with 16 rows, in their units: group sums times
- * the group's factor, added in order. offset: what the tier adds to its codes. */
-static inline void index_wide_head(const struct index_rows *rows, int32_t offset,
-                                   const struct index_query *q, uint32_t h, size_t n,
-                                   float out[KERN_PANEL])
+/* The four query elements of head h and step s. */
+static inline int8_t *index_at(const struct index_query *q, uint32_t h, size_t s, size_t n)
 {
-    const int8_t *qh = q->q + (size_t)h * n;
+    return q->q + ((h / INDEX_HEADS * (n / 4) + s) * INDEX_HEADS + h % INDEX_HEADS) * 4;
+}
+
+/* Dots of head h, one whose groups are far apart, with 16 rows, in their units: group sums times
+ * the group's factor, added in order. offset: what the tier adds to its codes. Rare, and kept
+ * out of the loops that call it. */
+static __attribute__((noinline, unused)) void index_wide_head(const struct index_rows *rows,
+                                                              int32_t offset,
+                                                              const struct index_query *q,
+                                                              uint32_t h, size_t n,
+                                                              float out[KERN_PANEL])
+{
     memset(out, 0, KERN_PANEL * sizeof *out);
     for (size_t g = 0; g < n / 32; g++) {
         int32_t sum[KERN_PANEL] = {0};
         for (size_t s = 8 * g; s < 8 * g + 8; s++) {
+            const int8_t *qs = index_at(q, h, s, n);
             for (int r = 0; r < KERN_PANEL; r++) {
                 for (int i = 0; i < 4; i++) {
-                    sum[r] += (rows->w[s][r][i] - offset) * qh[4 * s + (size_t)i];
+                    sum[r] += (int8_t)(rows->w[s][r][i] - offset) * qs[i];
                 }
             }
         }

@@ -76,7 +76,7 @@ struct index_rows {
     float unit[KERN_PANEL];
 };
 struct index_query {
-    int8_t *q; /* [heads][n] */
+    int8_t *q; /* [heads / 8][n / 4 steps][8 heads][4] */
     int16_t
         *sum2;    /* [heads][n / 32][2]: -12 times the sums of bytes 0, 1 and 2, 3 of a group */
     int32_t *sum; /* [heads]: -128 times the sum of q */
@@ -139,6 +139,11 @@ struct cpu_kern {
     void (*row_floats)(const struct row_geom *g, const void *codes, const void *scales,
                        float *out);
 
+    /* Floats to a stored row, as row_encode. */
+    void (*row_store)(const struct row_geom *g, const float *x, uint8_t *codes,
+                      uint8_t *scales);
+    /* hadamard of op/rows.h. */
+    void (*hadamard)(float *x, size_t n);
     /* fp4_sim of op/rows.h. */
     void (*fp4_round)(float *x, size_t n);
 

@@ -234,6 +234,8 @@ void KERN_INIT(struct cpu_kern *k)
         .swiglu = swiglu,
         .add_vec = add_vec,
         .row_floats = row_floats,
+        .row_store = row_store,
+        .hadamard = hadamard_vec,
         .fp4_round = fp4_round,
         .hc_chunk = hc_chunk,
         .hc_collapse = hc_collapse,

@@ -137,18 +137,23 @@ static bool query_group(const float *x, int8_t c[32], int *unit)
         bad |= (float)v[i] != y;
         bad |= v[i] > 12 || v[i] < -12;
     }
-    for (int i = 0; i < 32; i++) {
-        c[i] = (int8_t)v[i];
+    for (int j = 0; j < 32; j += 8) { /* in the order of steps */
+        for (int i = 0; i < 4; i++) {
+            c[j + i] = (int8_t)v[j + 2 * i];
+            c[j + 4 + i] = (int8_t)v[j + 2 * i + 1];
+        }
     }
     *unit = e;
     return !bad;
 }
 
-/* Brings the groups of head h to one unit, the smallest, or marks the head as wide. Returns the
- * unit's exponent; INT_MAX if the groups are too far apart for that, too. */
-static int query_align(struct index_query *out, uint32_t h, size_t groups, const int *unit)
+/* Brings the groups of head h, c [n], to one unit, the smallest, or marks the head as wide.
+ * Returns the unit's exponent; INT_MAX if the groups are too far apart for that, too. */
+static int query_align(struct index_query *out, uint32_t h, size_t groups, const int *unit,
+                       int8_t *c)
 {
     int lo = INT_MAX, hi = INT_MIN;
+    out->wide[h] = 0;
     for (size_t g = 0; g < groups; g++) {
         if (unit[g] != INT_MAX) {
             lo = unit[g] < lo ? unit[g] : lo;
@@ -156,7 +161,6 @@ static int query_align(struct index_query *out, uint32_t h, size_t groups, const
         }
     }
     if (lo == INT_MAX) { /* all zero */
-        out->wide[h] = 0;
         return 0;
     }
     if (lo > INDEX_UNIT_MAX || hi - lo > INDEX_FAR) {
@@ -166,28 +170,30 @@ static int query_align(struct index_query *out, uint32_t h, size_t groups, const
     out->some_wide |= out->wide[h];
     for (size_t g = 0; g < groups; g++) {
         int up = unit[g] == INT_MAX ? 0 : unit[g] - lo;
-        int8_t *q = out->q + (h * groups + g) * 32;
         out->factor[h * groups + g] = f32_from_bits((uint32_t)(127 + up) << 23);
-        for (int i = 0; i < 32 && !out->wide[h]; i++) {
-            q[i] = (int8_t)(q[i] * (1 << up));
+        for (size_t i = 32 * g; i < 32 * g + 32 && !out->wide[h]; i++) {
+            c[i] = (int8_t)(c[i] * (1 << up));
         }
     }
     return lo;
 }
 
-static void query_sums(struct index_query *out, uint32_t h, size_t groups)
+/* The finished codes of head h to their places, and their sums. */
+static void query_store(struct index_query *out, uint32_t h, size_t n, const int8_t *c)
 {
     int32_t all = 0;
-    for (size_t g = 0; g < groups; g++) {
-        const int8_t *q = out->q + (h * groups + g) * 32;
+    for (size_t g = 0; g < n / 32; g++) {
         int32_t sum[4] = {0};
-        for (int i = 0; i < 32; i++) {
-            sum[i % 4] += q[i];
+        for (size_t i = 32 * g; i < 32 * g + 32; i++) {
+            sum[i % 4] += c[i];
         }
-        int16_t *sum2 = out->sum2 + 2 * (h * groups + g);
+        int16_t *sum2 = out->sum2 + 2 * (h * (n / 32) + g);
         sum2[0] = (int16_t)(-12 * (sum[0] + sum[1]));
         sum2[1] = (int16_t)(-12 * (sum[2] + sum[3]));
         all += sum[0] + sum[1] + sum[2] + sum[3];
+    }
+    for (size_t s = 0; s < n / 4; s++) {
+        memcpy(index_at(out, h, s, n), c + 4 * s, 4);
     }
     out->sum[h] = -128 * all;
 }
@@ -204,34 +210,28 @@ static bool query_weight(float w, int unit, float *out)
 static bool index_query(const float *q, const float *w, uint32_t heads, size_t n,
                         struct index_query *out)
 {
-    size_t groups = n / 32, pad = out->heads - heads;
+    size_t groups = n / 32;
+    int8_t c[INDEX_MAX_N] = {0};
     out->some_wide = false;
+    for (uint32_t h = heads; h < out->heads; h++) {
+        query_store(out, h, n, c);
+        out->w[h] = 0.0f;
+        out->wide[h] = 0;
+    }
     for (uint32_t h = 0; h < heads; h++) {
         int unit[INDEX_MAX_N / 32];
         for (size_t g = 0; g < groups; g++) {
-            int8_t c[32], *to = out->q + h * n + 32 * g;
             unit[g] = INT_MAX;
-            if (!query_group(q + h * n + 32 * g, c, &unit[g])) {
+            if (!query_group(q + h * n + 32 * g, c + 32 * g, &unit[g])) {
                 return false;
             }
-            for (int j = 0; j < 32; j += 8) {
-                for (int i = 0; i < 4; i++) {
-                    to[j + i] = c[j + 2 * i];
-                    to[j + 4 + i] = c[j + 2 * i + 1];
-                }
-            }
         }
-        int e = query_align(out, h, groups, unit);
+        int e = query_align(out, h, groups, unit, c);
         if (e == INT_MAX || !query_weight(w[h], e, &out->w[h])) {
             return false;
         }
-        query_sums(out, h, groups);
+        query_store(out, h, n, c);
     }
-    memset(out->q + heads * n, 0, pad * n);
-    memset(out->sum2 + heads * groups * 2, 0, pad * groups * 2 * sizeof *out->sum2);
-    memset(out->sum + heads, 0, pad * sizeof *out->sum);
-    memset(out->w + heads, 0, pad * sizeof *out->w);
-    memset(out->wide + heads, 0, pad);
     return true;
 }
 
@@ -245,7 +245,7 @@ static void index_dots(const struct index_rows *rows, const struct index_query *
         } else {
             int32_t sum[KERN_PANEL] = {0};
             for (size_t s = 0; s < n / 4; s++) {
-                const int8_t *qs = q->q + h * n + 4 * s;
+                const int8_t *qs = index_at(q, h, s, n);
                 for (int r = 0; r < KERN_PANEL; r++) {
                     const uint8_t *v = rows->w[s][r];
                     int32_t part = (v[0] - 12) * qs[0] + (v[1] - 12) * qs[1] +

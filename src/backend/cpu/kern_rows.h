@@ -135,6 +135,137 @@ static void fp4_round(float *x, size_t n)
     }
 }
 
+/* ---- making rows ---- */
+
+typedef float f16lanes __attribute__((vector_size(64)));
+
+/* One stage inside 16 lanes: a lane with bit `stride` clear takes x + y, its partner x - y. */
+#define HADAMARD_STAGE(stride, ...)                                         \
+    do {                                                                    \
+        f16lanes other = __builtin_shufflevector(v, v, __VA_ARGS__), signs; \
+        for (int l = 0; l < 16; l++) {                                      \
+            signs[l] = l & (stride) ? -1.0f : 1.0f;                         \
+        }                                                                   \
+        v = other + v * signs;                                              \
+    } while (0)
+
+/* hadamard of op/rows.h: strides below 16 inside 16 lanes at a time, the others between them.
+ * The products with 1 and -1 are exact. */
+static void hadamard_vec(float *x, size_t n)
+{
+    if (n % 16 != 0) {
+        hadamard(x, (uint32_t)n);
+        return;
+    }
+    for (size_t i = 0; i < n; i += 16) {
+        f16lanes v;
+        memcpy(&v, x + i, sizeof v);
+        HADAMARD_STAGE(1, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+        HADAMARD_STAGE(2, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+        HADAMARD_STAGE(4, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+        HADAMARD_STAGE(8, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+        memcpy(x + i, &v, sizeof v);
+    }
+    for (size_t stride = 16; stride < n; stride *= 2) {
+        for (size_t i = 0; i < n; i += 2 * stride) {
+            for (size_t j = i; j < i + stride; j += 16) {
+                v16 a = v16_load(x + j), b = v16_load(x + j + stride);
+                v16_store(x + j, v16_add(a, b));
+                v16_store(x + j + stride, v16_fma(b, v16_set1(-1.0f), a));
+            }
+        }
+    }
+    float norm = (float)(1.0 / sqrt((double)n));
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= norm;
+    }
+}
+
+/* Bits of the largest finite magnitude of n values, at least those of floor. */
+static inline int32_t max_finite_bits(const float *x, int n, float floor)
+{
+    int32_t max_bits;
+    memcpy(&max_bits, &floor, 4);
+    for (int i = 0; i < n; i++) {
+        int32_t a;
+        memcpy(&a, x + i, 4);
+        a &= 0x7FFFFFFF;
+        a = a < 0x7F800000 ? a : 0;
+        max_bits = a > max_bits ? a : max_bits;
+    }
+    return max_bits;
+}
+
+/* f32_to_e4m3 of base/num.h without branches, for 64 values; what is not finite is NaN. */
+static void store_fp8(const float *x, uint8_t *codes, uint8_t *scale_code)
+{
+    float max = f32_from_bits((uint32_t)max_finite_bits(x, 64, 1e-4f));
+    *scale_code = ue8m0_ceil(max * (1.0f / 448.0f));
+    float scale = e8m0_to_f32(*scale_code);
+    for (int i = 0; i < 64; i++) {
+        float y = x[i] / scale, small;
+        uint32_t own, u;
+        memcpy(&own, x + i, 4);
+        memcpy(&u, &y, 4);
+        uint32_t a = u & 0x7FFFFFFFu, s;
+        memcpy(&small, &a, 4);
+        small += 0x1p14f; /* steps of 2^-9 */
+        memcpy(&s, &small, 4);
+        uint32_t normal = (a + 0x7FFFFu + (a >> 20 & 1u) - 0x3C000000u) >> 20;
+        uint32_t c = a < 0x3C800000u ? s - 0x46800000u : normal;
+        c = (int32_t)a >= 0x43E00000 ? 0x7Eu : c;
+        c |= u >> 24 & 0x80u;
+        codes[i] = (uint8_t)((own & 0x7F800000u) == 0x7F800000u ? 0x7Fu : c);
+    }
+}
+
+/* f32_to_e2m1 without branches, for 32 values; a NaN is the code of 6. */
+static void store_fp4(const float *x, uint8_t *codes, uint8_t *scale_code)
+{
+    float max = f32_from_bits((uint32_t)max_finite_bits(x, 32, 6 * 0x1p-126f));
+    *scale_code = ue8m0_ceil(max * (1.0f / 6.0f));
+    float scale = e8m0_to_f32(*scale_code);
+    uint8_t c[32];
+    for (int i = 0; i < 32; i++) {
+        float y = x[i] / scale, a = fabsf(y);
+        uint32_t u;
+        memcpy(&u, &y, 4);
+        uint32_t v = !(a <= 0.25f);
+        v += !(a < 0.75f);
+        v += !(a <= 1.25f);
+        v += !(a < 1.75f);
+        v += !(a <= 2.5f);
+        v += !(a < 3.5f);
+        v += !(a <= 5.0f);
+        c[i] = (uint8_t)(v | (y != y ? 0 : u >> 28 & 8u));
+    }
+    for (int i = 0; i < 16; i++) {
+        codes[i] = (uint8_t)(c[2 * i] | c[2 * i + 1] << 4);
+    }
+}
+
+static void row_store(const struct row_geom *g, const float *x, uint8_t *codes, uint8_t *scales)
+{
+    if (g->kind == ROW_FP8) {
+        uint32_t n = g->n - g->rope;
+        memset(scales, 0, g->scale_bytes);
+        for (uint32_t b = 0; b < n; b += 64) {
+            store_fp8(x + b, codes + b, scales + b / 64);
+        }
+        for (uint32_t i = 0; i < g->rope; i++) {
+            store_le16(codes + n + 2 * i, f32_to_bf16(x[n + i]));
+        }
+    } else if (g->kind == ROW_FP4) {
+        for (uint32_t b = 0; b < g->n; b += 32) {
+            store_fp4(x + b, codes + b / 2, scales + b / 32);
+        }
+    } else {
+        row_encode(g, x, codes, scales);
+    }
+}
+
+/* ---- reading rows ---- */
+
 static void row_floats(const struct row_geom *g, const void *codes, const void *scales,
                        float *out)
 {

@@ -54,7 +54,7 @@ static void kv_row_run(struct worker *w, const struct op *op)
         w->k->scale_vec(x, norm_factor(w->k, x, n, o->eps), weight, n, y);
         rope_apply(y + n - 2 * n_pairs, n_pairs, angles_of_row(w, o->rope, t), false);
         struct host_rows out = host_rows_arena(&w->e->h, &o->wrow, t);
-        row_encode(&o->geom, y, out.codes, out.scales);
+        w->k->row_store(&o->geom, y, out.codes, out.scales);
     }
 }
 
@@ -75,7 +75,7 @@ static void head_finish_run(struct worker *w, const struct op *op)
         }
         rope_apply(q + o->n - 2 * n_pairs, n_pairs, angles_of_row(w, o->rope, t), false);
         if (o->index) {
-            hadamard(q, o->n);
+            w->k->hadamard(q, o->n);
         }
         if (o->fp4) {
             w->k->fp4_round(q, o->n);

@@ -45,10 +45,12 @@ static inline void plane_sums(const int8_t *plane, const int8_t *q,
     }
 }
 
+#include "backend/cpu/arm/index_dot.h"
 #include "backend/cpu/arm/tile_dot.h"
 
 void kern_init_dotprod(struct cpu_kern *k)
 {
     common_init(k);
     tile_dot_init(k);
+    index_dot_init(k);
 }

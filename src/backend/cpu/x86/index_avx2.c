@@ -8,6 +8,12 @@
 
 #include "backend/cpu/index_int.h"
 
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* Dwords r[i] lane j become r[j] lane i. */
 static inline void transpose8(__m256i r[8])
 {
@@ -70,28 +76,42 @@ static inline __m256i broadcast4(const void *p)
 
 enum { HEADS = 4 };
 
-/* Dots of rows half .. half + 7 with heads h .. h + 3. */
-static inline void dots4(const struct index_rows *rows, int half, const struct index_query *q,
-                         uint32_t h, size_t n, __m256i acc[HEADS])
+/* Adds the dots of a group, eight steps of 8 rows (w) and of four of the eight heads (q), to
+ * acc; sum2 and mul as in the structs. */
+static inline void dots4(const uint8_t (*w)[KERN_PANEL][4], const int8_t *q,
+                         const int16_t *sum2, size_t sum2_ld, __m256i mul, __m256i acc[HEADS])
 {
-    for (int j = 0; j < HEADS; j++) {
-        acc[j] = _mm256_setzero_si256();
+    __m256i part[HEADS];
+    UNROLL for (int j = 0; j < HEADS; j++)
+    {
+        part[j] = broadcast4(sum2 + (size_t)j * sum2_ld);
     }
-    for (size_t g = 0; g < n / 32; g++) {
-        __m256i part[HEADS];
-        for (uint32_t j = 0; j < HEADS; j++) {
-            part[j] = broadcast4(q->sum2 + 2 * ((h + j) * (n / 32) + g));
+    UNROLL for (int s = 0; s < 8; s++)
+    {
+        __m256i v = _mm256_loadu_si256((const void *)w[s]);
+        UNROLL for (int j = 0; j < HEADS; j++)
+        {
+            __m256i four = broadcast4(q + 4 * (INDEX_HEADS * s + j));
+            part[j] = _mm256_add_epi16(part[j], _mm256_maddubs_epi16(v, four));
         }
-        for (size_t s = 8 * g; s < 8 * g + 8; s++) {
-            __m256i w = _mm256_loadu_si256((const void *)rows->w[s][half]);
-            for (uint32_t j = 0; j < HEADS; j++) {
-                __m256i four = broadcast4(q->q + (h + j) * n + 4 * s);
-                part[j] = _mm256_add_epi16(part[j], _mm256_maddubs_epi16(w, four));
-            }
-        }
-        __m256i mul = _mm256_loadu_si256((const void *)rows->mul[g][half]);
-        for (int j = 0; j < HEADS; j++) {
-            acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(part[j], mul));
+    }
+    UNROLL for (int j = 0; j < HEADS; j++)
+    {
+        acc[j] = _mm256_add_epi32(acc[j], _mm256_madd_epi16(part[j], mul));
+    }
+}
+
+/* The dots of rows half .. half + 7 with heads h0 .. h0 + 3 as floats, those of wide heads
+ * replaced. */
+static __attribute__((noinline)) void fix_wide(const struct index_rows *rows, int half,
+                                               const struct index_query *q, uint32_t h0,
+                                               size_t n, __m256 dot[HEADS])
+{
+    for (uint32_t j = 0; j < HEADS; j++) {
+        float d[KERN_PANEL];
+        if (q->wide[h0 + j]) {
+            index_wide_head(rows, 12, q, h0 + j, n, d);
+            dot[j] = _mm256_loadu_ps(d + half);
         }
     }
 }
@@ -99,20 +119,38 @@ static inline void dots4(const struct index_rows *rows, int half, const struct i
 static void index_dots(const struct index_rows *rows, const struct index_query *q, size_t n,
                        float out[KERN_PANEL])
 {
+    size_t groups = n / 32;
     for (int half = 0; half < KERN_PANEL; half += 8) {
         __m256 score = _mm256_setzero_ps(), zero = _mm256_setzero_ps();
         for (uint32_t h0 = 0; h0 < q->heads; h0 += HEADS) {
+            const int8_t *codes = index_at(q, h0, 0, n);
+            const float *w = q->w + h0;
             __m256i acc[HEADS];
-            dots4(rows, half, q, h0, n, acc);
-            for (uint32_t j = 0; j < HEADS; j++) {
-                __m256 dot = _mm256_cvtepi32_ps(acc[j]);
-                if (q->some_wide && q->wide[h0 + j]) {
-                    float d[KERN_PANEL];
-                    index_wide_head(rows, 12, q, h0 + j, n, d);
-                    dot = _mm256_loadu_ps(d + half);
-                }
-                score = _mm256_fmadd_ps(_mm256_max_ps(dot, zero), _mm256_set1_ps(q->w[h0 + j]),
-                                        score);
+            __m256 dot[HEADS];
+            UNROLL for (int j = 0; j < HEADS; j++)
+            {
+                acc[j] = _mm256_setzero_si256();
+            }
+            for (size_t g = 0; g < groups; g++) {
+                __m256i mul = _mm256_loadu_si256((const void *)rows->mul[g][half]);
+                dots4((const uint8_t(*)[KERN_PANEL][4])rows->w[8 * g][half],
+                      codes + 32 * INDEX_HEADS * g, q->sum2 + 2 * (h0 * groups + g), 2 * groups,
+                      mul, acc);
+            }
+            UNROLL for (int j = 0; j < HEADS; j++)
+            {
+                dot[j] = _mm256_cvtepi32_ps(acc[j]);
+            }
+            if (q->some_wide) {
+                __m256 fixed[HEADS];
+                memcpy(fixed, dot, sizeof fixed);
+                fix_wide(rows, half, q, h0, n, fixed);
+                memcpy(dot, fixed, sizeof fixed);
+            }
+            UNROLL for (int j = 0; j < HEADS; j++)
+            {
+                score =
+                    _mm256_fmadd_ps(_mm256_max_ps(dot[j], zero), _mm256_set1_ps(w[j]), score);
             }
         }
         _mm256_storeu_ps(out + half, _mm256_mul_ps(score, _mm256_loadu_ps(rows->unit + half)));

@@ -7,6 +7,12 @@
 
 #include "backend/cpu/index_int.h"
 
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* Dwords r[i] lane j become r[j] lane i. */
 static inline void transpose16(__m512i r[16])
 {
@@ -71,19 +77,32 @@ static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *sc
     return wide;
 }
 
-/* Adds the dots of group g with heads h .. h + 7 to acc. */
-static inline void dots8(const struct index_rows *rows, const int8_t *q, size_t n, size_t g,
+/* Adds the dots of a group, eight steps of rows and of eight heads. */
+static inline void dots8(const uint8_t (*rows)[KERN_PANEL][4], const int8_t *q,
                          __m512i acc[INDEX_HEADS])
 {
-    __m512i w[8];
-    for (int s = 0; s < 8; s++) {
-        w[s] = _mm512_loadu_si512(rows->w[8 * g + (size_t)s]);
-    }
-    for (int s = 0; s < 8; s++) {
-        for (int h = 0; h < INDEX_HEADS; h++) {
+    UNROLL for (int s = 0; s < 8; s++)
+    {
+        __m512i w = _mm512_loadu_si512(rows[s]);
+        UNROLL for (int h = 0; h < INDEX_HEADS; h++)
+        {
             int32_t four;
-            memcpy(&four, q + (size_t)h * n + 32 * g + 4 * (size_t)s, 4);
-            acc[h] = _mm512_dpbusd_epi32(acc[h], w[s], _mm512_set1_epi32(four));
+            memcpy(&four, q + 4 * (INDEX_HEADS * s + h), 4);
+            acc[h] = _mm512_dpbusd_epi32(acc[h], w, _mm512_set1_epi32(four));
+        }
+    }
+}
+
+/* The sums of heads h0 .. h0 + 7 as floats, those of wide heads replaced. */
+static __attribute__((noinline)) void fix_wide(const struct index_rows *rows,
+                                               const struct index_query *q, uint32_t h0,
+                                               size_t n, __m512 dot[INDEX_HEADS])
+{
+    for (uint32_t h = 0; h < INDEX_HEADS; h++) {
+        float d[KERN_PANEL];
+        if (q->wide[h0 + h]) {
+            index_wide_head(rows, 128, q, h0 + h, n, d);
+            dot[h] = _mm512_loadu_ps(d);
         }
     }
 }
@@ -92,23 +111,33 @@ static void index_dots(const struct index_rows *rows, const struct index_query *
                        float out[KERN_PANEL])
 {
     __m512 score = _mm512_setzero_ps(), zero = _mm512_setzero_ps();
+    const int8_t *codes = q->q;
     for (uint32_t h0 = 0; h0 < q->heads; h0 += INDEX_HEADS) {
         __m512i acc[INDEX_HEADS];
-        for (int h = 0; h < INDEX_HEADS; h++) {
-            acc[h] = _mm512_set1_epi32(q->sum[h0 + (uint32_t)h]);
+        __m512 dot[INDEX_HEADS];
+        const int32_t *sum = q->sum + h0;
+        const float *w = q->w + h0;
+        UNROLL for (int h = 0; h < INDEX_HEADS; h++)
+        {
+            acc[h] = _mm512_set1_epi32(sum[h]);
         }
         for (size_t g = 0; g < n / 32; g++) {
-            dots8(rows, q->q + h0 * n, n, g, acc);
+            dots8(rows->w + 8 * g, codes, acc);
+            codes += 32 * INDEX_HEADS;
         }
-        for (uint32_t h = 0; h < INDEX_HEADS; h++) {
-            __m512 dot = _mm512_cvtepi32_ps(acc[h]);
-            if (q->some_wide && q->wide[h0 + h]) {
-                float d[KERN_PANEL];
-                index_wide_head(rows, 128, q, h0 + h, n, d);
-                dot = _mm512_loadu_ps(d);
-            }
-            score =
-                _mm512_fmadd_ps(_mm512_max_ps(dot, zero), _mm512_set1_ps(q->w[h0 + h]), score);
+        UNROLL for (int h = 0; h < INDEX_HEADS; h++)
+        {
+            dot[h] = _mm512_cvtepi32_ps(acc[h]);
+        }
+        if (q->some_wide) {
+            __m512 fixed[INDEX_HEADS];
+            memcpy(fixed, dot, sizeof fixed);
+            fix_wide(rows, q, h0, n, fixed);
+            memcpy(dot, fixed, sizeof fixed);
+        }
+        UNROLL for (int h = 0; h < INDEX_HEADS; h++)
+        {
+            score = _mm512_fmadd_ps(_mm512_max_ps(dot[h], zero), _mm512_set1_ps(w[h]), score);
         }
     }
     _mm512_storeu_ps(out, _mm512_mul_ps(score, _mm512_loadu_ps(rows->unit)));
