@@ -130,12 +130,13 @@ static bool query_group(const float *x, int8_t c[32], int *unit)
         return false;
     }
     float per_unit = f32_from_bits((uint32_t)(127 - e) << 23);
-    int32_t v[32], bad = 0;
+    int32_t v[32], bad = 0; /* below 16, so far */
     for (int i = 0; i < 32; i++) {
         float y = x[i] * per_unit;
-        v[i] = (int32_t)y;
-        bad |= (float)v[i] != y;
-        bad |= v[i] > 12 || v[i] < -12;
+        int32_t u = (int32_t)y, square = u * u;
+        bad |= (float)u != y ? 1 : 0;
+        bad |= square > 144 ? 1 : 0;
+        v[i] = u;
     }
     for (int j = 0; j < 32; j += 8) { /* in the order of steps */
         for (int i = 0; i < 4; i++) {
@@ -171,8 +172,9 @@ static int query_align(struct index_query *out, uint32_t h, size_t groups, const
     for (size_t g = 0; g < groups; g++) {
         int up = unit[g] == INT_MAX ? 0 : unit[g] - lo;
         out->factor[h * groups + g] = f32_from_bits((uint32_t)(127 + up) << 23);
-        for (size_t i = 32 * g; i < 32 * g + 32 && !out->wide[h]; i++) {
-            c[i] = (int8_t)(c[i] * (1 << up));
+        int8_t times = (int8_t)(out->wide[h] ? 1 : 1 << up);
+        for (size_t i = 32 * g; i < 32 * g + 32; i++) {
+            c[i] = (int8_t)(c[i] * times);
         }
     }
     return lo;
@@ -183,14 +185,19 @@ static void query_store(struct index_query *out, uint32_t h, size_t n, const int
 {
     int32_t all = 0;
     for (size_t g = 0; g < n / 32; g++) {
-        int32_t sum[4] = {0};
-        for (size_t i = 32 * g; i < 32 * g + 32; i++) {
-            sum[i % 4] += c[i];
+        int16_t t[32]; /* halved until the sums of bytes 0, 1, 2, 3 are left */
+        for (size_t i = 0; i < 32; i++) {
+            t[i] = c[32 * g + i];
+        }
+        for (size_t half = 16; half > 2; half /= 2) {
+            for (size_t i = 0; i < half; i++) {
+                t[i] = (int16_t)(t[i] + t[i + half]);
+            }
         }
         int16_t *sum2 = out->sum2 + 2 * (h * (n / 32) + g);
-        sum2[0] = (int16_t)(-12 * (sum[0] + sum[1]));
-        sum2[1] = (int16_t)(-12 * (sum[2] + sum[3]));
-        all += sum[0] + sum[1] + sum[2] + sum[3];
+        sum2[0] = (int16_t)(-12 * (t[0] + t[1]));
+        sum2[1] = (int16_t)(-12 * (t[2] + t[3]));
+        all += t[0] + t[1] + t[2] + t[3];
     }
     for (size_t s = 0; s < n / 4; s++) {
         memcpy(index_at(out, h, s, n), c + 4 * s, 4);
