@@ -225,14 +225,17 @@ static void check_scores(const struct cpu_kern *k, const struct rows *rows, cons
     }
 }
 
+/* Rows and queries the size of a check, in static memory. */
+static struct {
+    struct rows rows;
+    float q[HEADS_MAX * N], w[HEADS_MAX];
+} in;
+
 static void test_index_integers(void **state)
 {
     (void)state;
     struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
-    static struct rows rows;
-    static float q[HEADS_MAX * N];
-    float w[HEADS_MAX];
     struct rng r = {53};
     static const size_t lengths[] = {128, 32, 256, 64, 96};
     static const uint32_t head_counts[] = {24, 5, 8, 1};
@@ -245,16 +248,16 @@ static void test_index_integers(void **state)
                     place < 0   ? INDEX_SCALE_MIN
                     : place > 0 ? INDEX_SCALE_MAX
                                 : 125,
-                    round % 7 ? INDEX_SHIFT : 0, &rows);
+                    round % 7 ? INDEX_SHIFT : 0, &in.rows);
         int e0 = place < 0 ? INDEX_UNIT_MIN + 2 : place > 0 ? INDEX_UNIT_MAX - 1 : -3;
         uint32_t spread = round % 4 == 3 ? INDEX_FAR - 2 : round % 4 == 2 ? 5 : 1;
-        random_queries(&r, heads, n, e0, spread, q);
+        random_queries(&r, heads, n, e0, spread, in.q);
         for (uint32_t h = 0; h < heads; h++) {
             float m = rng_below(&r, 9) ? rng_sym(&r) : 0.0f;
-            w[h] = ldexpf(m, place < 0 ? 20 : place > 0 ? -30 : -4);
+            in.w[h] = ldexpf(m, place < 0 ? 20 : place > 0 ? -30 : -4);
         }
         for (uint32_t t = 0; t < n_tier; t++) {
-            check_scores(&k[t], &rows, q, w, heads, n,
+            check_scores(&k[t], &in.rows, in.q, in.w, heads, n,
                          place == 0 || spread <= (place < 0 ? 5 : 1));
         }
     }
@@ -266,20 +269,17 @@ static void test_index_bounds(void **state)
     (void)state;
     struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
-    static struct rows rows;
-    static float q[HEADS_MAX * N];
-    float w[HEADS_MAX];
     struct rng r = {54};
     for (int round = 0; round < 300; round++) {
         uint32_t s0 = (uint32_t)rng_below(&r, 240), heads = 8;
-        random_rows(&r, 128, s0, (uint32_t)rng_below(&r, 16), &rows);
+        random_rows(&r, 128, s0, (uint32_t)rng_below(&r, 16), &in.rows);
         random_queries(&r, heads, 128, (int)rng_below(&r, 220) - 130,
-                       (uint32_t)rng_below(&r, 26), q);
+                       (uint32_t)rng_below(&r, 26), in.q);
         for (uint32_t h = 0; h < heads; h++) {
-            w[h] = ldexpf(rng_sym(&r), (int)rng_below(&r, 200) - 100);
+            in.w[h] = ldexpf(rng_sym(&r), (int)rng_below(&r, 200) - 100);
         }
         for (uint32_t t = 0; t < n_tier; t++) {
-            check_scores(&k[t], &rows, q, w, heads, 128, false);
+            check_scores(&k[t], &in.rows, in.q, in.w, heads, 128, false);
         }
     }
 }

@@ -53,13 +53,19 @@ static inline uint32_t index_units(const uint8_t *const *scales, size_t groups,
             hi[r] = shift[g][r] > hi[r] ? shift[g][r] : hi[r];
         }
     }
-    uint32_t wide = 0;
+    uint8_t all = 0xFF;
     for (int r = 0; r < KERN_PANEL; r++) {
-        uint8_t fits = lo[r] >= INDEX_SCALE_MIN && lo[r] <= INDEX_SCALE_MAX &&
-                       hi[r] - lo[r] <= INDEX_SHIFT;
-        narrow[r] = fits ? 0xFF : 0;
-        wide |= (uint32_t)!fits << r;
+        uint8_t fits = (lo[r] >= INDEX_SCALE_MIN) & (lo[r] <= INDEX_SCALE_MAX) &
+                       (hi[r] - lo[r] <= INDEX_SHIFT);
+        narrow[r] = (uint8_t)-fits;
+        all &= narrow[r];
+    }
+    for (int r = 0; r < KERN_PANEL; r++) {
         unit[r] = f32_from_bits(((uint32_t)lo[r] - 1) << 23); /* doubled: half the scale */
+    }
+    uint32_t wide = 0;
+    for (int r = 0; r < KERN_PANEL && !all; r++) {
+        wide |= (narrow[r] ? 0u : 1u) << r;
     }
     for (size_t g = 0; g < groups; g++) {
         for (int r = 0; r < KERN_PANEL; r++) {

@@ -111,6 +111,8 @@ static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *sc
     return wide;
 }
 
+typedef int8_t bytes32 __attribute__((vector_size(32)));
+
 /* One group of a query: integers c with x = c * 2^*unit and |c| <= 12. A group of zeros takes
  * any unit and leaves *unit alone. */
 static bool query_group(const float *x, int8_t c[32], int *unit)
@@ -138,12 +140,15 @@ static bool query_group(const float *x, int8_t c[32], int *unit)
         bad |= square > 144 ? 1 : 0;
         v[i] = u;
     }
-    for (int j = 0; j < 32; j += 8) { /* in the order of steps */
-        for (int i = 0; i < 4; i++) {
-            c[j + i] = (int8_t)v[j + 2 * i];
-            c[j + 4 + i] = (int8_t)v[j + 2 * i + 1];
-        }
+    bytes32 b;
+    int8_t narrow[32];
+    for (int i = 0; i < 32; i++) {
+        narrow[i] = (int8_t)v[i];
     }
+    memcpy(&b, narrow, sizeof b);
+    b = __builtin_shufflevector(b, b, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 16,
+                                18, 20, 22, 17, 19, 21, 23, 24, 26, 28, 30, 25, 27, 29, 31);
+    memcpy(c, &b, sizeof b); /* in the order of steps */
     *unit = e;
     return !bad;
 }
@@ -189,10 +194,14 @@ static void query_store(struct index_query *out, uint32_t h, size_t n, const int
         for (size_t i = 0; i < 32; i++) {
             t[i] = c[32 * g + i];
         }
-        for (size_t half = 16; half > 2; half /= 2) {
-            for (size_t i = 0; i < half; i++) {
-                t[i] = (int16_t)(t[i] + t[i + half]);
-            }
+        for (size_t i = 0; i < 16; i++) {
+            t[i] = (int16_t)(t[i] + t[i + 16]);
+        }
+        for (size_t i = 0; i < 8; i++) {
+            t[i] = (int16_t)(t[i] + t[i + 8]);
+        }
+        for (size_t i = 0; i < 4; i++) {
+            t[i] = (int16_t)(t[i] + t[i + 4]);
         }
         int16_t *sum2 = out->sum2 + 2 * (h * (n / 32) + g);
         sum2[0] = (int16_t)(-12 * (t[0] + t[1]));

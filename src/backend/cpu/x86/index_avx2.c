@@ -7,32 +7,13 @@
 #include <immintrin.h>
 
 #include "backend/cpu/index_int.h"
+#include "backend/cpu/x86/vec_avx2.h"
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-
-/* Dwords r[i] lane j become r[j] lane i. */
-static inline void transpose8(__m256i r[8])
-{
-    __m256i t[8], u[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-        u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-        u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
-        r[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
-    }
-}
 
 static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *scales, size_t n,
                            struct index_rows *out)
@@ -44,15 +25,16 @@ static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *sc
     const __m256i nibble = _mm256_set1_epi8(15);
     for (size_t j0 = 0; j0 < n / 8; j0 += 4) { /* a group */
         for (int half = 0; half < 16; half += 8) {
-            __m256i t[8];
+            __m256 t[8];
             for (int r = 0; r < 8; r++) {
-                t[r] = _mm256_castsi128_si256(
-                    _mm_loadu_si128((const void *)(codes[half + r] + 4 * j0)));
+                t[r] = _mm256_castps128_ps256(
+                    _mm_loadu_ps((const void *)(codes[half + r] + 4 * j0)));
             }
             transpose8(t);
             for (size_t i = 0; i < 4; i++) {
-                __m256i lo = _mm256_and_si256(t[i], nibble);
-                __m256i hi = _mm256_and_si256(_mm256_srli_epi32(t[i], 4), nibble);
+                __m256i both = _mm256_castps_si256(t[i]);
+                __m256i lo = _mm256_and_si256(both, nibble);
+                __m256i hi = _mm256_and_si256(_mm256_srli_epi32(both, 4), nibble);
                 _mm256_storeu_si256((void *)out->w[2 * (j0 + i)][half],
                                     _mm256_shuffle_epi8(table, lo));
                 _mm256_storeu_si256((void *)out->w[2 * (j0 + i) + 1][half],

@@ -6,39 +6,13 @@
 #include <immintrin.h>
 
 #include "backend/cpu/index_int.h"
+#include "backend/cpu/x86/vec_avx512.h"
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-
-/* Dwords r[i] lane j become r[j] lane i. */
-static inline void transpose16(__m512i r[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int c = 0; c < 4; c++) {
-        __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
-        __m512i b = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xDD);
-        __m512i d = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-        __m512i e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xDD);
-        t[c] = _mm512_shuffle_i32x4(a, d, 0x88);
-        t[8 + c] = _mm512_shuffle_i32x4(a, d, 0xDD);
-        t[4 + c] = _mm512_shuffle_i32x4(b, e, 0x88);
-        t[12 + c] = _mm512_shuffle_i32x4(b, e, 0xDD);
-    }
-    memcpy(r, t, sizeof t);
-}
 
 static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *scales, size_t n,
                            struct index_rows *out)
@@ -51,11 +25,11 @@ static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *sc
     for (size_t j0 = 0; j0 < n / 8; j0 += 16) {
         size_t count = n / 8 - j0 < 16 ? n / 8 - j0 : 16;
         __mmask16 mask = (__mmask16)((1u << count) - 1);
-        __m512i t[16];
+        v16 t[16];
         for (int r = 0; r < 16; r++) {
-            t[r] = _mm512_maskz_loadu_epi32(mask, codes[r] + 4 * j0);
+            t[r] = _mm512_maskz_loadu_ps(mask, codes[r] + 4 * j0);
         }
-        transpose16(t);
+        v16_transpose(t);
         for (size_t j = 0; j < count; j += 4) { /* a group */
             size_t g = (j0 + j) / 4;
             __m512i up = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)shift[g]));
@@ -64,8 +38,9 @@ static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *sc
                 _mm512_sub_epi32(_mm512_set1_epi32((int)0x80808080u),
                                  _mm512_sllv_epi32(_mm512_set1_epi32(0x0C0C0C0C), up));
             for (size_t i = j; i < j + 4; i++) {
-                __m512i lo = _mm512_and_si512(t[i], nibble);
-                __m512i hi = _mm512_and_si512(_mm512_srli_epi32(t[i], 4), nibble);
+                __m512i both = _mm512_castps_si512(t[i]);
+                __m512i lo = _mm512_and_si512(both, nibble);
+                __m512i hi = _mm512_and_si512(_mm512_srli_epi32(both, 4), nibble);
                 lo = _mm512_sllv_epi32(_mm512_shuffle_epi8(table, lo), up);
                 hi = _mm512_sllv_epi32(_mm512_shuffle_epi8(table, hi), up);
                 _mm512_storeu_si512(out->w[2 * (j0 + i)], _mm512_add_epi8(lo, offset));
