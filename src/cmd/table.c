@@ -19,6 +19,12 @@ const struct command cli_commands[] = {
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
      "taken along when they are there. A row whose length does not fit the recipe's type takes "
      "the next type of its role's list, which is reported for each tensor."},
+    {"imatrix", CMD_IMATRIX, cmd_imatrix, "[FILE...]", 0, CLI_MAX_ARGS,
+     "importance matrix for convert, from a model and texts",
+     "Runs the texts of -f through the model and sums up the squares of every matrix's inputs, "
+     "each routed expert for itself. A text file is cut into pieces; a .jsonl file has one "
+     "object a line: {\"messages\":[...]} (chat template), {\"prompt\":\"...\"} (rendered text) "
+     "or {\"text\":\"...\"}. With --merge the FILEs are added up instead (docs/factory.md)."},
     {"inspect", CMD_INSPECT, cmd_inspect, "[FILE]", 0, 1,
      "metadata, tensors and sizes of a model file",
      "With --check everything is validated: the file's structure, all keys and tensors the model "
@@ -70,7 +76,7 @@ const struct option_def cli_options[] = {
      "model file; default $FATHOM_MODEL, else the embedded mini model"},
     {"prompt", 'p', OPTION_STR, AT(prompt), CMD_RUN | CMD_TOKENS, "TEXT", NULL, 0, 0,
      "the text"},
-    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS, "FILE", NULL, 0, 0,
+    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS | CMD_IMATRIX, "FILE", NULL, 0, 0,
      "read the input from FILE (- is stdin)"},
     {"system", 0, OPTION_STR, AT(system), CMD_ANSWER, "TEXT", NULL, 0, 0, "system message"},
     {"tools", 0, OPTION_STR, AT(tools), CMD_RUN, "FILE", NULL, 0, 0,
@@ -79,7 +85,7 @@ const struct option_def cli_options[] = {
      "reasoning before the answer; default on"},
     {"show-reasoning", 0, OPTION_FLAG, AT(show_reasoning), CMD_ANSWER, NULL, NULL, 0, 0,
      "show the reasoning on stderr even if that is no terminal"},
-    {"raw", 0, OPTION_FLAG, AT(raw), CMD_RUN, NULL, NULL, 0, 0,
+    {"raw", 0, OPTION_FLAG, AT(raw), CMD_RUN | CMD_IMATRIX, NULL, NULL, 0, 0,
      "no chat template: the prompt is used as it is, control strings included"},
     {"max-tokens", 'n', OPTION_U32, AT(n_predict), CMD_ANSWER, "N", NULL, 0, 0,
      "longest answer in tokens; default: up to the context's end"},
@@ -95,8 +101,8 @@ const struct option_def cli_options[] = {
      "only the likeliest tokens that sum to X"},
     {"min-p", 0, OPTION_NUM, AT(min_p), CMD_ANSWER, "X", NULL, 0, 1,
      "only tokens at least X times as likely as the likeliest"},
-    {"release", 0, OPTION_CHOICE, AT(release), CMD_ANSWER | CMD_RENDER, "NAME", "preview|0731",
-     0, 0, "chat format of this release; default: what the model file says"},
+    {"release", 0, OPTION_CHOICE, AT(release), CMD_ANSWER | CMD_RENDER | CMD_IMATRIX, "NAME",
+     "preview|0731", 0, 0, "chat format of this release; default: what the model file says"},
     {"ids", 0, OPTION_STR, AT(ids), CMD_LOGITS | CMD_TOKENS, "LIST", NULL, 0, 0,
      "token ids, comma separated (- reads them from stdin)"},
     {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS, NULL, NULL, 0, 0,
@@ -106,8 +112,20 @@ const struct option_def cli_options[] = {
      "untrusted text: control strings stay ordinary text"},
     {"lenient", 0, OPTION_FLAG, AT(lenient), CMD_PARSE, NULL, NULL, 0, 0,
      "also accept the small deviations that the server accepts (docs/chat-format.md)"},
-    {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT, "FILE", NULL, 0, 0,
+    {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT | CMD_IMATRIX, "FILE", NULL, 0, 0,
      "the GGUF to write"},
+    {"merge", 0, OPTION_FLAG, AT(merge), CMD_IMATRIX, NULL, NULL, 0, 0,
+     "add up the FILEs (GGUF form) instead of collecting"},
+    {"window", 0, OPTION_U32, AT(window), CMD_IMATRIX, "N", NULL, 0, 1u << 30,
+     "tokens of a piece of plain text; default 2048"},
+    {"skip-prompts", 0, OPTION_U32, AT(skip_prompts), CMD_IMATRIX, "N", NULL, 0, 0,
+     "begin behind the first N pieces or lines"},
+    {"limit-prompts", 0, OPTION_U32, AT(limit_prompts), CMD_IMATRIX, "N", NULL, 0, 0,
+     "use at most N pieces or lines"},
+    {"limit-tokens", 0, OPTION_U64, AT(limit_tokens), CMD_IMATRIX, "N", NULL, 0, 0,
+     "begin no further piece or line after N tokens"},
+    {"save-minutes", 0, OPTION_U32, AT(save_minutes), CMD_IMATRIX, "N", NULL, 0, 10000,
+     "write the file every N minutes; 0: only at the end; default 10"},
     {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN | CMD_BENCH,
      "NAME", "f32|f16|bf16|q8|q2|q2-q4tail|q4|mxfp4", 0, 0,
      "types of the weights; default: mxfp4 to convert, else q2"},
@@ -183,7 +201,7 @@ const size_t cli_n_options = ARRAY_LEN(cli_options);
 
 const char *cli_unbuilt(const char *name)
 {
-    static const char *const names[] = {"serve", "eval", "imatrix", "kv"};
+    static const char *const names[] = {"serve", "eval", "kv"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (strcmp(name, names[i]) == 0) {
             return names[i];
