@@ -44,7 +44,7 @@ int cmd_convert(struct cli *o)
     struct convert_rule rules[CLI_MAX_LIST];
     for (uint32_t i = 0; i < o->rules.n; i++) {
         if (!split_rule(o->rules.v[i], text[i], &rules[i])) {
-            return cmd_usage(o, "--rule wants NAME=TYPE, not \"%s\"", o->rules.v[i]);
+            return cmd_usage(o, "--tensor wants PATTERN=TYPE, not \"%s\"", o->rules.v[i]);
         }
     }
     if (!o->output && !o->dry_run) {
@@ -57,6 +57,10 @@ int cmd_convert(struct cli *o)
         .recipe = o->recipe ? o->recipe : "mxfp4",
         .rules = rules,
         .n_rules = o->rules.n,
+        .dense = o->dense,
+        .imatrix = o->imatrix,
+        .shrink = o->shrink,
+        .imatrix_strict = o->imatrix_strict,
         .threads = (int)o->threads,
         .dry_run = o->dry_run,
         .report = on_report,

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CLI_MAX_LIST = 8, CLI_MAX_ARGS = 32 };
+enum { CLI_MAX_LIST = 64, CLI_MAX_ARGS = 32 };
 
 struct command;
 
@@ -40,6 +40,10 @@ struct cli {
     const char *synthetic, *ratios, *save, *frontiers, *formats;
     uint32_t layers, experts, vocab, gen, prefill;
     bool kernels, fill, standard, decode_only, csv;
+    /* convert */
+    const char *dense, *imatrix;
+    double shrink;
+    bool imatrix_strict;
     /* imatrix */
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;
@@ -89,7 +93,7 @@ struct option_def {
     uint32_t commands;
     const char *arg;     /* name of the value in help; NULL for flags */
     const char *choices; /* "on|off" */
-    double lo, hi;       /* OPTION_NUM; hi also limits OPTION_U32 when not 0 */
+    double lo, hi; /* OPTION_NUM; hi also limits OPTION_U32 and the length of OPTION_LIST */
     const char *help;
 };
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "factory/importance.h"
 #include "factory/journal.h"
 #include "factory/meta.h"
 #include "factory/verify.h"
@@ -95,6 +96,7 @@ static int make_header(struct job *j, fathom_err *err)
         return err_nomem(err, "the GGUF header", 0);
     }
     meta_write_model(j->w, &j->plan, model_name(j->opt->dir));
+    importance_meta(&j->plan, j->w);
     int rc = add_tokenizer(j, err);
     for (size_t i = 0; rc == 0 && i < j->plan.n; i++) {
         const struct plan_tensor *t = &j->plan.t[i];
@@ -157,6 +159,7 @@ static void report_plan(const struct job *j)
     if (rounded) {
         report(j, "%zu expert tensors are rounded to MXFP4: their source is not FP4", rounded);
     }
+    importance_report(p, j->opt);
     if (p->n_mtp) {
         report(j, "%zu tensors of drafting blocks (mtp.*) are left out", p->n_mtp);
     }

@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 
+#include "factory/importance.h"
 #include "quant/encode.h"
 #include "quant/formats.h"
 
@@ -53,6 +54,7 @@ struct binder {
     const struct convert_options *opt;
     bool *used;      /* per tensor of the set */
     bool *rule_used; /* per rule */
+    int8_t dense;    /* type of attention and shared expert; -1: the recipe's */
 };
 
 /* Some exports put "model." before every name. */
@@ -145,11 +147,15 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
     return rc;
 }
 
-/* First type of the recipe's list for this role that fits. */
+/* First type that fits of the recipe's list for this role, or of --dense with what follows. */
 static int choose_by_recipe(struct binder *b, struct plan_tensor *t, fathom_err *err)
 {
     const int8_t *list =
         recipe_choices(b->p->recipe, t->def.role, t->def.layer, b->p->shape.n_layer);
+    const int8_t dense[] = {b->dense, QT_Q8_0, QT_F16, QT_BF16, -1};
+    if (t->def.role == ROLE_DENSE && b->dense >= 0) {
+        list = dense;
+    }
     size_t used = 0;
     for (int i = 0; list[i] >= 0; i++) {
         char why[96] = "";
@@ -229,6 +235,17 @@ static void count_unused(struct binder *b)
     }
 }
 
+static int find_dense(struct binder *b, fathom_err *err)
+{
+    int type = qformat_by_name(b->opt->dense);
+    if (type < 0 || !quant_can_encode_weighted((uint32_t)type)) {
+        return err_set(err, FATHOM_EINVAL, "dense type %s: %s", b->opt->dense,
+                       type < 0 ? "no such type" : "this build cannot write that type");
+    }
+    b->dense = (int8_t)type;
+    return 0;
+}
+
 int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err)
 {
     *p = (struct plan){0};
@@ -247,7 +264,10 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
     if (rc || (rc = st_open(&p->set, opt->dir, err)) != 0) {
         return rc;
     }
-    struct binder b = {.p = p, .opt = opt};
+    struct binder b = {.p = p, .opt = opt, .dense = -1};
+    if (opt->dense && (rc = find_dense(&b, err)) != 0) {
+        return rc;
+    }
     b.used = mem_calloc(st_n_tensors(p->set) + 1, sizeof *b.used);
     b.rule_used = mem_calloc(opt->n_rules + 1, sizeof *b.rule_used);
     rc = b.used && b.rule_used ? bind_all(&b, err) : err_nomem(err, "the plan", opt->n_rules);
@@ -260,6 +280,7 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
     if (rc == 0) {
         count_unused(&b);
     }
+    rc = rc ? rc : importance_bind(p, opt, err);
     mem_free(b.used);
     mem_free(b.rule_used);
     return rc;
@@ -268,6 +289,7 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
 void plan_free(struct plan *p)
 {
     st_close(p->set);
+    imatrix_close(p->imatrix);
     arena_fini(&p->arena);
     *p = (struct plan){0};
 }

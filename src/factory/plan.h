@@ -7,20 +7,24 @@
 #include "base/mem.h"
 #include "factory/convert.h"
 #include "factory/config.h"
+#include "factory/imatrix.h"
 #include "factory/names.h"
 #include "factory/source.h"
 
 struct plan_tensor {
     struct tensor_def def;
-    uint32_t type;       /* enum qtype */
-    struct source *mats; /* [def.n_mats], in the plan's arena */
-    char note[192];      /* why an earlier type of the recipe was passed over, or "" */
+    uint32_t type;          /* enum qtype */
+    struct source *mats;    /* [def.n_mats], in the plan's arena */
+    struct imatrix_use use; /* importance of the columns; use.e NULL: none */
+    char note[192];         /* why an earlier type of the recipe was passed over, or "" */
 };
 
 struct plan {
     struct shape shape;
     const struct recipe *recipe;
-    struct st_set *set;    /* owned */
+    struct st_set *set;      /* owned */
+    struct imatrix *imatrix; /* owned; NULL: none */
+    double shrink;
     struct plan_tensor *t; /* owned through the arena, in file order */
     size_t n;
     size_t n_mtp;       /* tensors of drafting blocks, left out */
