@@ -2,10 +2,11 @@
  * through float rows, a slice at a time.
  *
  * Importance comes from the plan's matrix (imatrix.h). Types that need one
- * (quant_needs_importance) get the energy of the weights when there is none: q[c] = sum over the rows of this matrix of x[r][c]^2, each expert
- * for itself, divided by its mean over the columns; a matrix of zeros has none. The squares are
- * summed in double, row after row (the square of a float is exact there), so slices do not
- * change them. It takes a pass over the whole matrix, so such a matrix is always one item. */
+ * (quant_needs_importance) get the energy of the weights when there is none: q[c] = sum over
+ * the rows of this matrix of x[r][c]^2, each expert for itself, divided by its mean over the
+ * columns; a matrix of zeros has none. The squares are summed in double, row after row (the
+ * square of a float is exact there), so slices do not change them. It takes a pass over the
+ * whole matrix, so such a matrix is always one item. */
 #include "factory/items.h"
 
 #include <math.h>
