@@ -58,6 +58,7 @@ int cmd_convert(struct cli *o)
         .rules = rules,
         .n_rules = o->rules.n,
         .dense = o->dense,
+        .no_draft = o->no_mtp,
         .imatrix = o->imatrix,
         .shrink = o->shrink,
         .imatrix_strict = o->imatrix_strict,

@@ -43,7 +43,7 @@ struct cli {
     /* convert */
     const char *dense, *imatrix;
     double shrink;
-    bool imatrix_strict;
+    bool imatrix_strict, no_mtp;
     /* imatrix */
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;

@@ -17,7 +17,7 @@ const struct command cli_commands[] = {
     {"convert", CMD_CONVERT, cmd_convert, "DIR", 1, 1,
      "official safetensors checkpoint to GGUF",
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
-     "taken along when they are there. A row whose length does not fit the recipe's type takes "
+     "taken along when they are there. Drafting blocks (mtp.*) go to FILE.mtp.gguf. A row whose length does not fit the recipe's type takes "
      "the next type of its role's list, which is reported for each tensor."},
     {"imatrix", CMD_IMATRIX, cmd_imatrix, "[FILE...]", 0, CLI_MAX_ARGS,
      "importance matrix for convert, from a model and texts",
@@ -163,6 +163,8 @@ const struct option_def cli_options[] = {
      "match decides"},
     {"dense", 0, OPTION_CHOICE, AT(dense), CMD_CONVERT, "TYPE", "q8_0|q6_k|q5_k|q4_k", 0, 0,
      "type of attention and shared expert instead of the recipe's"},
+    {"no-mtp", 0, OPTION_FLAG, AT(no_mtp), CMD_CONVERT, NULL, NULL, 0, 0,
+     "leave the drafting blocks out (default: FILE.mtp.gguf beside FILE.gguf)"},
     {"imatrix", 0, OPTION_STR, AT(imatrix), CMD_CONVERT, "FILE", NULL, 0, 0,
      "importance matrix for the searched types (GGUF form or legacy .dat)"},
     {"imatrix-strict", 0, OPTION_FLAG, AT(imatrix_strict), CMD_CONVERT, NULL, NULL, 0, 0,
