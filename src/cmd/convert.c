@@ -3,7 +3,9 @@
 #include "cmd/cmd.h"
 
 #include <stdio.h>
+#include <sys/resource.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/progress.h"
 #include "factory/convert.h"
@@ -38,6 +40,20 @@ static bool split_rule(const char *arg, char text[128], struct convert_rule *rul
     return true;
 }
 
+/* Largest resident memory of this process so far; 0 if the system does not say. */
+static double peak_bytes(void)
+{
+    struct rusage u;
+    if (getrusage(RUSAGE_SELF, &u) != 0) {
+        return 0;
+    }
+#ifdef __APPLE__
+    return (double)u.ru_maxrss;
+#else
+    return (double)u.ru_maxrss * 1024;
+#endif
+}
+
 int cmd_convert(struct cli *o)
 {
     char text[CLI_MAX_LIST][128];
@@ -69,12 +85,17 @@ int cmd_convert(struct cli *o)
         .user = &s,
     };
     fathom_err err = {0};
+    double start = clock_now();
     interrupt_on();
     int rc = convert_run(&opt, &err);
     progress_end(&s.progress);
     interrupt_off();
     if (rc) {
         return cmd_fail("cannot convert", &err);
+    }
+    if (!o->dry_run) {
+        fprintf(stderr, "%s: done in %.1f s, peak memory %.1f MB\n", o->output,
+                clock_now() - start, peak_bytes() / 1e6);
     }
     return EXIT_DONE;
 }

@@ -116,7 +116,8 @@ def test_dspark(program, work):
 
 
 def test_killed(program, work):
-    ckpt = generate(os.path.join(work, "kill"), "--seed", 9, "--mtp", 2, "--set", "D=256", "--set", "F=256")
+    ckpt = generate(os.path.join(work, "kill"), "--seed", 9, "--mtp", 2, "--set", "D=256", "--set", "F=256",
+                    "--set", "E=4", "--set", "K=2", "--set", "L=3", "--set", "r=[0,4,128]")
     whole, out = os.path.join(work, "whole.gguf"), os.path.join(work, "k.gguf")
     more = ["--recipe", "q2", "--threads", "1", "--tensor", "mtp.*_exps.weight=IQ2_XXS", "--tensor", "*shexp*=IQ3_XXS"]
     start = time.time()

@@ -192,6 +192,32 @@ static void test_strict(void **state)
     assert_int_not_equal(access(at("never.gguf.part"), F_OK), 0);
 }
 
+/* One column in each row that counts for everything: the other columns may be given up, and the
+ * check of the finished file must not take that for damage. */
+static void test_extreme(void **state)
+{
+    (void)state;
+    struct imatrix_tensor t[N_TENSOR];
+    for (size_t i = 0; i < N_TENSOR; i++) {
+        for (int e = 0; e < N_EXPERT; e++) {
+            for (int c = 0; c < COLS; c++) {
+                sums[i][e][c] = c == 7 * e + (int)i ? 1e9 : 1e-6 * (c % 3);
+            }
+        }
+        t[i] = (struct imatrix_tensor){names[i], COLS, N_EXPERT, counts[1]};
+    }
+    struct imatrix_writing w = {.t = t, .n = N_TENSOR, .sums = give};
+    w.user = &w;
+    fathom_err err = {0};
+    assert_int_equal(imatrix_write(at("one.gguf"), &w, &err), 0);
+    if (convert("some.gguf", "q2", at("one.gguf"), true, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    if (convert("some.gguf", "q4", at("one.gguf"), true, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -218,6 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_expert_gains),
         cmocka_unit_test(test_strict),
+        cmocka_unit_test(test_extreme),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
