@@ -23,7 +23,7 @@ _fathom()
     case "${COMP_WORDS[1]}" in
     run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
-    convert) COMPREPLY=($(compgen -W "--output --recipe --tensor --dense --imatrix --imatrix-strict --shrink --dry-run --threads --help" -- "$cur")) ;;
+    convert) COMPREPLY=($(compgen -W "--output --recipe --tensor --dense --no-mtp --imatrix --imatrix-strict --shrink --dry-run --threads --help" -- "$cur")) ;;
     imatrix) COMPREPLY=($(compgen -W "--model --file --raw --release --output --merge --window --skip-prompts --limit-prompts --limit-tokens --save-minutes --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
     inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;
     plan) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --sequences --backend --chunk --sim --json --help" -- "$cur")) ;;

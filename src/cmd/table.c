@@ -17,8 +17,9 @@ const struct command cli_commands[] = {
     {"convert", CMD_CONVERT, cmd_convert, "DIR", 1, 1,
      "official safetensors checkpoint to GGUF",
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
-     "taken along when they are there. Drafting blocks (mtp.*) go to FILE.mtp.gguf. A row whose length does not fit the recipe's type takes "
-     "the next type of its role's list, which is reported for each tensor."},
+     "taken along when they are there. Drafting blocks (mtp.*) go to FILE.mtp.gguf. A row whose "
+     "length does not fit the recipe's type takes the next type of its role's list, which is "
+     "reported for each tensor."},
     {"imatrix", CMD_IMATRIX, cmd_imatrix, "[FILE...]", 0, CLI_MAX_ARGS,
      "importance matrix for convert, from a model and texts",
      "Runs the texts of -f through the model and sums up the squares of every matrix's inputs, "
