@@ -30,7 +30,7 @@ struct affine {
 };
 
 static const struct affine AFFINE_Q2_K = {16, 3.0f, 15.0f, 0.5f, 0.3f, 3, 9, 0.25f};
-static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 4, 12, 0.375f};
+static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 3, 9, 0.375f};
 static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 4, 12, 0.375f};
 
 /* Real-valued solutions for four groups: the best one with its code slope (mean code: what b

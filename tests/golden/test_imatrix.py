@@ -260,6 +260,13 @@ def refusals(program, model, work):
     with open(os.path.join(work, "cut.gguf"), "wb") as f:
         f.write(blob[:-4096])
     run(*merge, good, os.path.join(work, "cut.gguf"), code=3)
+    # convert refuses the same files
+    convert = [program, "convert", os.path.join(work, "ckpt"), "-o", out, "--recipe", "f32", "--imatrix"]
+    for name, needle in (("nan.gguf", "not negative"), ("negative.gguf", "not negative"), ("cut.gguf", "cut.gguf"),
+                         ("model.gguf", "no importance matrix"), ("r.jsonl", "neither a GGUF"), ("none", "no such file")):
+        assert needle.lower() in run(*convert, os.path.join(work, name), code=3).lower(), name
+    run(*convert, good)
+    os.remove(out)
     legacy = os.path.join(work, "legacy.dat")
     with open(legacy, "wb") as f:
         f.write(np.array([1, 1], "<i4").tobytes() + b"a" + np.array([1, 1], "<i4").tobytes() + np.ones(1, "<f4").tobytes())
