@@ -3,6 +3,7 @@
  * imatrix_legacy.c. */
 #include "factory/imatrix_int.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -308,6 +309,12 @@ static int read_mat(const struct imatrix_use *u, uint32_t mat, float *v, double 
     return rc;
 }
 
+/* A count below one (no writer has such) must not make an infinity of a finite sum. */
+static float to_float(double v)
+{
+    return v < (double)FLT_MAX ? (float)v : FLT_MAX;
+}
+
 /* The mean over all inputs of all matrices, and how many matrices met few of them or none. */
 static int take_mean(struct imatrix_use *u, double shrink, float *v, double *sum,
                      fathom_err *err)
@@ -328,7 +335,7 @@ static int take_mean(struct imatrix_use *u, double shrink, float *v, double *sum
         u->n_few += u->e->count && n > 1 && count > 0 && count < shrink;
     }
     for (uint64_t c = 0; c < u->n_cols; c++) {
-        u->mean[c] = total > 0 ? (float)(sum[c] / total) : 0;
+        u->mean[c] = total > 0 ? to_float(sum[c] / total) : 0;
     }
     if (total <= 0) {
         u->e = NULL; /* nothing was ever measured here */
@@ -383,7 +390,7 @@ int imatrix_weights(const struct imatrix_use *use, uint32_t mat, double shrink, 
     double k = use->e->count && !use->shared && use->n_mat > 1 ? shrink : 0;
     for (uint64_t c = 0; c < use->n_cols; c++) {
         double mean = (double)use->mean[c];
-        out[c] = (float)(count > 0 ? ((double)out[c] + k * mean) / (count + k) : mean);
+        out[c] = to_float(count > 0 ? ((double)out[c] + k * mean) / (count + k) : mean);
     }
     return 0;
 }
