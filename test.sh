@@ -19,7 +19,7 @@ case "${1:-}" in
 "") ;;
 --long)
     long=1 fuzz_seconds=60
-    export TASK_STEP=1 PROMPT_STEP=1 FATHOM_TEST_TASKS=1 # api tests: all tasks and prompts, not every fourth
+    export TASK_STEP=1 PROMPT_STEP=1 FATHOM_TEST_TASKS=1 SCALE_GB=3.5 SCALE_KILLS=20 FATHOM_TEST_SEEDS=20 # api tests: all tasks and prompts, not every fourth
     ;;
 -h | --help)
     sed -n '2,9s/^# \{0,1\}//p' "$0"

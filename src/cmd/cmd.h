@@ -39,6 +39,7 @@ const char *cmd_bytes(uint64_t n); /* one of four static buffers in turn */
 int cmd_run(struct cli *o);
 int cmd_chat(struct cli *o);
 int cmd_convert(struct cli *o);
+int cmd_imatrix(struct cli *o);
 int cmd_inspect(struct cli *o);
 int cmd_plan(struct cli *o);
 int cmd_explain(struct cli *o);

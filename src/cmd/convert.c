@@ -3,7 +3,9 @@
 #include "cmd/cmd.h"
 
 #include <stdio.h>
+#include <sys/resource.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/progress.h"
 #include "factory/convert.h"
@@ -38,13 +40,41 @@ static bool split_rule(const char *arg, char text[128], struct convert_rule *rul
     return true;
 }
 
+/* Largest resident memory of this process so far; 0 if the system does not say. On Linux the
+ * counter of rusage also knows the memory of the program that started this one, VmHWM does not.
+ */
+static double peak_bytes(void)
+{
+    struct rusage u;
+    char line[128];
+    double kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && kb == 0 && fgets(line, sizeof line, f)) {
+        sscanf(line, "VmHWM: %lf kB", &kb);
+    }
+    if (f) {
+        fclose(f);
+    }
+    if (kb > 0) {
+        return kb * 1024;
+    }
+    if (getrusage(RUSAGE_SELF, &u) != 0) {
+        return 0;
+    }
+#ifdef __APPLE__
+    return (double)u.ru_maxrss;
+#else
+    return (double)u.ru_maxrss * 1024;
+#endif
+}
+
 int cmd_convert(struct cli *o)
 {
     char text[CLI_MAX_LIST][128];
     struct convert_rule rules[CLI_MAX_LIST];
     for (uint32_t i = 0; i < o->rules.n; i++) {
         if (!split_rule(o->rules.v[i], text[i], &rules[i])) {
-            return cmd_usage(o, "--rule wants NAME=TYPE, not \"%s\"", o->rules.v[i]);
+            return cmd_usage(o, "--tensor wants PATTERN=TYPE, not \"%s\"", o->rules.v[i]);
         }
     }
     if (!o->output && !o->dry_run) {
@@ -57,6 +87,11 @@ int cmd_convert(struct cli *o)
         .recipe = o->recipe ? o->recipe : "mxfp4",
         .rules = rules,
         .n_rules = o->rules.n,
+        .dense = o->dense,
+        .no_draft = o->no_mtp,
+        .imatrix = o->imatrix,
+        .shrink = o->shrink,
+        .imatrix_strict = o->imatrix_strict,
         .threads = (int)o->threads,
         .dry_run = o->dry_run,
         .report = on_report,
@@ -64,12 +99,17 @@ int cmd_convert(struct cli *o)
         .user = &s,
     };
     fathom_err err = {0};
+    double start = clock_now();
     interrupt_on();
     int rc = convert_run(&opt, &err);
     progress_end(&s.progress);
     interrupt_off();
     if (rc) {
         return cmd_fail("cannot convert", &err);
+    }
+    if (!o->dry_run) {
+        fprintf(stderr, "%s: done in %.1f s, peak memory %.1f MB\n", o->output,
+                clock_now() - start, peak_bytes() / 1e6);
     }
     return EXIT_DONE;
 }

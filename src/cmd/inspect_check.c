@@ -9,6 +9,7 @@
 
 #include "cmd/cmd.h"
 #include "cmd/progress.h"
+#include "factory/imatrix.h"
 #include "gguf/gguf.h"
 #include "json/json.h"
 #include "model/weights.h"
@@ -92,6 +93,26 @@ static void check_model(struct report *r, const struct gguf *g)
     free(s);
 }
 
+/* The blocks have no model around them here; their tensors are checked when both meet. */
+static void check_draft(struct report *r, const struct gguf *g)
+{
+    fathom_err err = {0};
+    struct shape *s = calloc(1, sizeof *s);
+    bool keys = s && shape_from_gguf(s, g, &err) == 0;
+    result(r, "keys", keys, keys ? "drafting blocks, for use beside their model" : err.msg);
+    free(s);
+}
+
+static void check_imatrix(struct report *r, const struct gguf *g)
+{
+    fathom_err err = {0};
+    struct imatrix *im;
+    const struct file_map *map = gguf_part_map(g, 0);
+    int rc = imatrix_open_mem(&im, map->p, map->n, gguf_label(g), &err);
+    result(r, "imatrix", rc == 0, err.msg);
+    imatrix_close(im);
+}
+
 static void check_tokenizer(struct report *r, const struct gguf *g)
 {
     fathom_err err = {0};
@@ -112,8 +133,15 @@ int inspect_check(const struct gguf *g, bool as_json)
         buf_adds(&r.b, "{\"checks\":[");
     }
     result(&r, "structure", true, "");
-    check_model(&r, g);
-    check_tokenizer(&r, g);
+    struct slice type;
+    if (gguf_str(gguf_find(g, "general.type"), &type) && slice_is(type, "imatrix")) {
+        check_imatrix(&r, g);
+    } else if (gguf_find(g, "fathom.draft.kind")) {
+        check_draft(&r, g);
+    } else {
+        check_model(&r, g);
+        check_tokenizer(&r, g);
+    }
     check_values(&r, g);
     if (as_json) {
         buf_addf(&r.b, "],\"ok\":%s}\n", r.failed ? "false" : "true");

@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "factory/imatrix.h"
+
 const struct command *cli_command(const char *name)
 {
     for (size_t i = 0; i < cli_n_commands; i++) {
@@ -24,7 +26,13 @@ const struct command *cli_command(const char *name)
 
 void cli_init(struct cli *o, const struct command *cmd)
 {
-    *o = (struct cli){.cmd = cmd, .temp = 1.0, .layer = -2, .tokens = 1, .sequences = 1};
+    *o = (struct cli){.cmd = cmd,
+                      .temp = 1.0,
+                      .layer = -2,
+                      .tokens = 1,
+                      .sequences = 1,
+                      .save_minutes = 10,
+                      .shrink = IMATRIX_SHRINK};
 }
 
 int cmd_usage(const struct cli *o, const char *fmt, ...)
@@ -149,8 +157,8 @@ static int store(struct cli *o, const struct option_def *d, const char *value)
         return 0;
     case OPTION_LIST: {
         struct cli_list *list = at;
-        if (list->n == CLI_MAX_LIST) {
-            return cmd_usage(o, "--%s may be given at most %d times", d->name, CLI_MAX_LIST);
+        if (list->n == CLI_MAX_LIST || (d->hi > 0 && list->n >= (uint32_t)d->hi)) {
+            return cmd_usage(o, "--%s may be given at most %u times", d->name, list->n);
         }
         list->v[list->n++] = value;
         return 0;

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CLI_MAX_LIST = 8, CLI_MAX_ARGS = 4 };
+enum { CLI_MAX_LIST = 64, CLI_MAX_ARGS = 32 };
 
 struct command;
 
@@ -40,6 +40,14 @@ struct cli {
     const char *synthetic, *ratios, *save, *frontiers, *formats;
     uint32_t layers, experts, vocab, gen, prefill;
     bool kernels, fill, standard, decode_only, csv;
+    /* convert */
+    const char *dense, *imatrix;
+    double shrink;
+    bool imatrix_strict, no_mtp;
+    /* imatrix */
+    uint32_t window, skip_prompts, limit_prompts, save_minutes;
+    uint64_t limit_tokens;
+    bool merge;
     bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
         dry_run, help;
 };
@@ -70,10 +78,11 @@ enum {
     CMD_SELFTEST = 1024,
     CMD_HELP = 2048,
     CMD_BENCH = 4096,
+    CMD_IMATRIX = 16384,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
-    CMD_ALL = 8191
+    CMD_ALL = 32767
 };
 
 struct option_def {
@@ -84,7 +93,7 @@ struct option_def {
     uint32_t commands;
     const char *arg;     /* name of the value in help; NULL for flags */
     const char *choices; /* "on|off" */
-    double lo, hi;       /* OPTION_NUM; hi also limits OPTION_U32 when not 0 */
+    double lo, hi; /* OPTION_NUM; hi also limits OPTION_U32 and the length of OPTION_LIST */
     const char *help;
 };
 

@@ -58,7 +58,11 @@ bool progress_report(void *user, const char *stage, uint64_t done, uint64_t tota
             draw_bar(stage, share, left);
             p->shown = true;
         } else {
-            fprintf(stderr, "fathom: %s %.0f%%\n", stage, share * 100);
+            fprintf(stderr, "fathom: %s %.0f%%", stage, share * 100);
+            if (left >= 1) {
+                fprintf(stderr, ", %.0f s left", left);
+            }
+            fputc('\n', stderr);
         }
         p->last = now;
     }

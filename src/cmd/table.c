@@ -17,8 +17,15 @@ const struct command cli_commands[] = {
     {"convert", CMD_CONVERT, cmd_convert, "DIR", 1, 1,
      "official safetensors checkpoint to GGUF",
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
-     "taken along when they are there. A row whose length does not fit the recipe's type takes "
-     "the next type of its role's list, which is reported for each tensor."},
+     "taken along when they are there. Drafting blocks (mtp.*) go to FILE.mtp.gguf. A row whose "
+     "length does not fit the recipe's type takes the next type of its role's list, which is "
+     "reported for each tensor."},
+    {"imatrix", CMD_IMATRIX, cmd_imatrix, "[FILE...]", 0, CLI_MAX_ARGS,
+     "importance matrix for convert, from a model and texts",
+     "Runs the texts of -f through the model and sums up the squares of every matrix's inputs, "
+     "each routed expert for itself. A text file is cut into pieces; a .jsonl file has one "
+     "object a line: {\"messages\":[...]} (chat template), {\"prompt\":\"...\"} (rendered text) "
+     "or {\"text\":\"...\"}. With --merge the FILEs are added up instead (docs/factory.md)."},
     {"inspect", CMD_INSPECT, cmd_inspect, "[FILE]", 0, 1,
      "metadata, tensors and sizes of a model file",
      "With --check everything is validated: the file's structure, all keys and tensors the model "
@@ -70,7 +77,7 @@ const struct option_def cli_options[] = {
      "model file; default $FATHOM_MODEL, else the embedded mini model"},
     {"prompt", 'p', OPTION_STR, AT(prompt), CMD_RUN | CMD_TOKENS, "TEXT", NULL, 0, 0,
      "the text"},
-    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS, "FILE", NULL, 0, 0,
+    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS | CMD_IMATRIX, "FILE", NULL, 0, 0,
      "read the input from FILE (- is stdin)"},
     {"system", 0, OPTION_STR, AT(system), CMD_ANSWER, "TEXT", NULL, 0, 0, "system message"},
     {"tools", 0, OPTION_STR, AT(tools), CMD_RUN, "FILE", NULL, 0, 0,
@@ -79,11 +86,11 @@ const struct option_def cli_options[] = {
      "reasoning before the answer; default on"},
     {"show-reasoning", 0, OPTION_FLAG, AT(show_reasoning), CMD_ANSWER, NULL, NULL, 0, 0,
      "show the reasoning on stderr even if that is no terminal"},
-    {"raw", 0, OPTION_FLAG, AT(raw), CMD_RUN, NULL, NULL, 0, 0,
+    {"raw", 0, OPTION_FLAG, AT(raw), CMD_RUN | CMD_IMATRIX, NULL, NULL, 0, 0,
      "no chat template: the prompt is used as it is, control strings included"},
     {"max-tokens", 'n', OPTION_U32, AT(n_predict), CMD_ANSWER, "N", NULL, 0, 0,
      "longest answer in tokens; default: up to the context's end"},
-    {"stop", 0, OPTION_LIST, AT(stop), CMD_RUN, "TEXT", NULL, 0, 0,
+    {"stop", 0, OPTION_LIST, AT(stop), CMD_RUN, "TEXT", NULL, 0, 8,
      "end the answer before TEXT; may be given up to 8 times"},
     {"temp", 0, OPTION_NUM, AT(temp), CMD_ANSWER, "X", NULL, 0, 100,
      "sampling temperature, 0 is greedy; default 1"},
@@ -95,8 +102,8 @@ const struct option_def cli_options[] = {
      "only the likeliest tokens that sum to X"},
     {"min-p", 0, OPTION_NUM, AT(min_p), CMD_ANSWER, "X", NULL, 0, 1,
      "only tokens at least X times as likely as the likeliest"},
-    {"release", 0, OPTION_CHOICE, AT(release), CMD_ANSWER | CMD_RENDER, "NAME", "preview|0731",
-     0, 0, "chat format of this release; default: what the model file says"},
+    {"release", 0, OPTION_CHOICE, AT(release), CMD_ANSWER | CMD_RENDER | CMD_IMATRIX, "NAME",
+     "preview|0731", 0, 0, "chat format of this release; default: what the model file says"},
     {"ids", 0, OPTION_STR, AT(ids), CMD_LOGITS | CMD_TOKENS, "LIST", NULL, 0, 0,
      "token ids, comma separated (- reads them from stdin)"},
     {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS, NULL, NULL, 0, 0,
@@ -106,8 +113,20 @@ const struct option_def cli_options[] = {
      "untrusted text: control strings stay ordinary text"},
     {"lenient", 0, OPTION_FLAG, AT(lenient), CMD_PARSE, NULL, NULL, 0, 0,
      "also accept the small deviations that the server accepts (docs/chat-format.md)"},
-    {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT, "FILE", NULL, 0, 0,
+    {"output", 'o', OPTION_STR, AT(output), CMD_CONVERT | CMD_IMATRIX, "FILE", NULL, 0, 0,
      "the GGUF to write"},
+    {"merge", 0, OPTION_FLAG, AT(merge), CMD_IMATRIX, NULL, NULL, 0, 0,
+     "add up the FILEs (GGUF form) instead of collecting"},
+    {"window", 0, OPTION_U32, AT(window), CMD_IMATRIX, "N", NULL, 0, 1u << 30,
+     "tokens of a piece of plain text; default 2048"},
+    {"skip-prompts", 0, OPTION_U32, AT(skip_prompts), CMD_IMATRIX, "N", NULL, 0, 0,
+     "begin behind the first N pieces or lines"},
+    {"limit-prompts", 0, OPTION_U32, AT(limit_prompts), CMD_IMATRIX, "N", NULL, 0, 0,
+     "use at most N pieces or lines"},
+    {"limit-tokens", 0, OPTION_U64, AT(limit_tokens), CMD_IMATRIX, "N", NULL, 0, 0,
+     "begin no further piece or line after N tokens"},
+    {"save-minutes", 0, OPTION_U32, AT(save_minutes), CMD_IMATRIX, "N", NULL, 0, 10000,
+     "write the file every N minutes; 0: only at the end; default 10"},
     {"recipe", 0, OPTION_CHOICE, AT(recipe), CMD_CONVERT | CMD_PLAN | CMD_EXPLAIN | CMD_BENCH,
      "NAME", "f32|f16|bf16|q8|q2|q2-q4tail|q4|mxfp4", 0, 0,
      "types of the weights; default: mxfp4 to convert, else q2"},
@@ -140,8 +159,19 @@ const struct option_def cli_options[] = {
     {"decode-only", 0, OPTION_FLAG, AT(decode_only), CMD_BENCH, NULL, NULL, 0, 0,
      "with --kernels: no prefill"},
     {"csv", 0, OPTION_FLAG, AT(csv), CMD_BENCH, NULL, NULL, 0, 0, "CSV output"},
-    {"rule", 0, OPTION_LIST, AT(rules), CMD_CONVERT, "NAME=TYPE", NULL, 0, 0,
-     "type of the matrices whose GGUF name matches NAME (* stands for anything); up to 8"},
+    {"tensor", 0, OPTION_LIST, AT(rules), CMD_CONVERT, "PATTERN=TYPE", NULL, 0, 0,
+     "type of the matrices whose GGUF name matches (* stands for anything); up to 64, the first "
+     "match decides"},
+    {"dense", 0, OPTION_CHOICE, AT(dense), CMD_CONVERT, "TYPE", "q8_0|q6_k|q5_k|q4_k", 0, 0,
+     "type of attention and shared expert instead of the recipe's"},
+    {"no-mtp", 0, OPTION_FLAG, AT(no_mtp), CMD_CONVERT, NULL, NULL, 0, 0,
+     "leave the drafting blocks out (default: FILE.mtp.gguf beside FILE.gguf)"},
+    {"imatrix", 0, OPTION_STR, AT(imatrix), CMD_CONVERT, "FILE", NULL, 0, 0,
+     "importance matrix for the searched types (GGUF form or legacy .dat)"},
+    {"imatrix-strict", 0, OPTION_FLAG, AT(imatrix_strict), CMD_CONVERT, NULL, NULL, 0, 0,
+     "refuse to write a searched type without importance"},
+    {"shrink", 0, OPTION_NUM, AT(shrink), CMD_CONVERT, "K", NULL, 0, 1e9,
+     "an expert's importance counts as if it had met its layer's mean K times more; default 32"},
     {"dry-run", 0, OPTION_FLAG, AT(dry_run), CMD_CONVERT, NULL, NULL, 0, 0,
      "report types and sizes, write nothing"},
     {"shape", 0, OPTION_CHOICE, AT(shape), CMD_PLAN | CMD_EXPLAIN, "NAME", "flash|pro", 0, 0,
@@ -183,7 +213,7 @@ const size_t cli_n_options = ARRAY_LEN(cli_options);
 
 const char *cli_unbuilt(const char *name)
 {
-    static const char *const names[] = {"serve", "eval", "imatrix", "kv"};
+    static const char *const names[] = {"serve", "eval", "kv"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (strcmp(name, names[i]) == 0) {
             return names[i];

@@ -1,4 +1,5 @@
-/* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe. The plan
+/* convert.h - an official safetensors checkpoint to one GGUF file with a named recipe, and its
+ * drafting blocks (mtp.*), if it has any, to another one beside it (draft.h). The plan
  * (tensors, types, sizes) is made from headers before anything is written; data is streamed in
  * slices, so memory stays below 1 GiB for any number of threads: three slices of slice_bytes
  * per thread, besides plan and tokenizer. The file is written as OUT.part, checked by reading
@@ -25,8 +26,13 @@ struct convert_options {
     const char *recipe; /* quant/recipe.h */
     const struct convert_rule *rules;
     size_t n_rules;
-    int threads;                /* 0: all cores; the file does not depend on it */
-    bool dry_run;               /* plan and report every tensor, write nothing */
+    const char *dense;   /* type of attention and shared expert ("Q6_K"); NULL: the recipe's */
+    const char *imatrix; /* importance matrix of either form (imatrix.h); NULL: none */
+    double shrink;       /* pull of an expert to its layer's mean, in inputs; as it is given */
+    bool no_draft;       /* leave the drafting blocks (mtp.*) out */
+    bool imatrix_strict; /* a tensor whose type uses importance and has none is an error */
+    int threads;         /* 0: all cores; the file does not depend on it */
+    bool dry_run;        /* plan and report every tensor, write nothing */
     uint64_t space_limit_bytes; /* refuse a larger file; 0: the free space of the disk */
     uint64_t slice_bytes;       /* floats decoded at a time: bounds the memory; 0: 4 MiB,
                                    less with more than 64 threads */

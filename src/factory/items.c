@@ -1,11 +1,12 @@
 /* items.c - see items.h. FP4 experts that become MXFP4 are moved as codes; everything else goes
  * through float rows, a slice at a time.
  *
- * Types that need an importance (quant_needs_importance) get the energy of the weights when
- * there is no calibration: q[c] = sum over the rows of this matrix of x[r][c]^2, each expert
- * for itself, divided by its mean over the columns; a matrix of zeros has none. The squares are
- * summed in double, row after row (the square of a float is exact there), so slices do not
- * change them. It takes a pass over the whole matrix, so such a matrix is always one item. */
+ * Importance comes from the plan's matrix (imatrix.h). Types that need one
+ * (quant_needs_importance) get the energy of the weights when there is none: q[c] = sum over
+ * the rows of this matrix of x[r][c]^2, each expert for itself, divided by its mean over the
+ * columns; a matrix of zeros has none. The squares are summed in double, row after row (the
+ * square of a float is exact there), so slices do not change them. It takes a pass over the
+ * whole matrix, so such a matrix is always one item. */
 #include "factory/items.h"
 
 #include <math.h>
@@ -23,7 +24,7 @@ enum { ITEM_ELEMS = 4 << 20 };
 
 static bool whole_matrix(const struct plan_tensor *t)
 {
-    return t->def.n_mats > 1 || quant_needs_importance(t->type);
+    return t->def.n_mats > 1 || (quant_needs_importance(t->type) && !t->use.e);
 }
 
 static uint64_t item_rows(const struct plan_tensor *t)
@@ -203,7 +204,10 @@ static int make_rows(struct item_maker *m, const struct item *it, item_put_fn *p
     const float *q = NULL;
     struct source_reader r;
     int rc = source_open(&r, s, step, err);
-    if (rc == 0 && quant_needs_importance(t->type)) {
+    if (rc == 0 && t->use.e) {
+        rc = imatrix_weights(&t->use, it->mat, m->plan->shrink, m->importance, err);
+        q = m->importance;
+    } else if (rc == 0 && quant_needs_importance(t->type)) {
         rc = weight_energy(m, &r, step, &q, err);
     }
     for (uint64_t k = 0; rc == 0 && k < it->n_rows; k += step) {

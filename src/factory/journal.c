@@ -179,6 +179,40 @@ int journal_open(struct journal *j, const char *out, uint64_t plan, size_t n_ite
     return rc;
 }
 
+bool journal_is_complete(const char *out, uint64_t plan, size_t n_items)
+{
+    struct journal j = {.fd = -1, .n_items = n_items};
+    struct buf path = {0}, text = {0};
+    uint64_t other = 0;
+    size_t n = 0;
+    j.entry = mem_calloc(n_items + 1, sizeof *j.entry);
+    buf_addf(&path, "%s.journal", out);
+    bool read =
+        j.entry && !path.failed && !part_exists(out) &&
+        file_read_all(&text, path.p, MAX_JOURNAL_BYTES, NULL) == 0 && text.n > 0 &&
+        sscanf(text.p, "fathom-journal 1 plan %16" SCNx64 " items %zu\n", &other, &n) == 2;
+    if (read && other == plan && n == n_items) {
+        const char *p = strchr(text.p, '\n');
+        for (p = p ? p + 1 : NULL; p; p = parse_line(&j, p)) {
+        }
+    }
+    bool complete = n_items > 0 && j.n_done == n_items;
+    buf_free(&path);
+    buf_free(&text);
+    mem_free(j.entry);
+    return complete;
+}
+
+void journal_remove(const char *out)
+{
+    struct buf path = {0};
+    buf_addf(&path, "%s.journal", out);
+    if (!path.failed) {
+        unlink(path.p);
+    }
+    buf_free(&path);
+}
+
 /* ---- writing ---- */
 
 static int append(struct journal *j, const struct buf *lines, fathom_err *err)

@@ -49,6 +49,11 @@ struct journal {
  * in it, the journal starts empty. */
 int journal_open(struct journal *j, const char *out, uint64_t plan, size_t n_items,
                  fathom_err *err);
+/* Does OUT.journal say that this plan is finished, and is OUT.part renamed already? A finished
+ * file keeps its journal until the files that belong to it are finished, too. */
+bool journal_is_complete(const char *out, uint64_t plan, size_t n_items);
+/* Removes OUT.journal, if there is one. */
+void journal_remove(const char *out);
 /* An item of n bytes is finished: written to data_fd, not flushed yet. From time to time
  * flushes the data and then writes the lines. */
 int journal_add(struct journal *j, int data_fd, size_t item, const struct journal_entry *e,

@@ -1,6 +1,6 @@
 /* plan.c - see plan.h. Binding goes from the table of names to the checkpoint, so a missing
  * tensor is found here and not after an hour of writing; tensors left over afterwards are
- * counted, those of drafting blocks (mtp.*) separately.
+ * counted. Drafting blocks (mtp.*) have a plan of their own, for a file of their own.
  *
  * A type is passed over, and the reason noted, when its block does not divide the row or when a
  * value would become infinite. The second question needs data only for stored floats that
@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 
+#include "factory/importance.h"
 #include "quant/encode.h"
 #include "quant/formats.h"
 
@@ -53,6 +54,7 @@ struct binder {
     const struct convert_options *opt;
     bool *used;      /* per tensor of the set */
     bool *rule_used; /* per rule */
+    int8_t dense;    /* type of attention and shared expert; -1: the recipe's */
 };
 
 /* Some exports put "model." before every name. */
@@ -145,11 +147,21 @@ static int choose_by_rule(struct binder *b, struct plan_tensor *t, size_t i, fat
     return rc;
 }
 
-/* First type of the recipe's list for this role that fits. */
+/* Drafts that miss cost more time than small drafting experts save: not below four bits. */
+static const int8_t DRAFT_EXPERTS[] = {QT_Q4_K, QT_Q8_0, QT_F16, -1};
+
+/* First type that fits of the recipe's list for this role, or of --dense with what follows. */
 static int choose_by_recipe(struct binder *b, struct plan_tensor *t, fathom_err *err)
 {
     const int8_t *list =
         recipe_choices(b->p->recipe, t->def.role, t->def.layer, b->p->shape.n_layer);
+    const int8_t dense[] = {b->dense, QT_Q8_0, QT_F16, QT_BF16, -1};
+    if (t->def.role == ROLE_DENSE && b->dense >= 0) {
+        list = dense;
+    }
+    if (b->p->is_draft && (list[0] == QT_IQ2_XXS || list[0] == QT_Q2_K)) {
+        list = DRAFT_EXPERTS;
+    }
     size_t used = 0;
     for (int i = 0; list[i] >= 0; i++) {
         char why[96] = "";
@@ -182,17 +194,15 @@ static int choose_type(struct binder *b, struct plan_tensor *t, fathom_err *err)
     return choose_by_recipe(b, t, err);
 }
 
-static int bind_all(struct binder *b, fathom_err *err)
+/* Binds the tensors of one file and chooses their types. */
+static int bind_all(struct binder *b, const struct tensor_def *defs, size_t n, fathom_err *err)
 {
     struct plan *p = b->p;
-    p->n = names_count(&p->shape);
-    struct tensor_def *defs = mem_alloc(p->n, sizeof *defs);
+    p->n = n;
     p->t = arena_alloc(&p->arena, p->n * sizeof *p->t);
-    if (!defs || !p->t) {
-        mem_free(defs);
+    if (!p->t) {
         return err_nomem(err, "the plan", p->n * sizeof *p->t);
     }
-    names_fill(&p->shape, defs);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < p->n; i++) {
         struct plan_tensor *t = &p->t[i];
@@ -205,11 +215,50 @@ static int bind_all(struct binder *b, fathom_err *err)
             rc = bind_mat(b, t, m, err);
         }
     }
-    mem_free(defs);
     /* Types after all bindings: a missing tensor is found before any data is scanned. */
     for (size_t i = 0; rc == 0 && i < p->n; i++) {
         rc = choose_type(b, &p->t[i], err);
     }
+    return rc;
+}
+
+static int bind_model(struct binder *b, fathom_err *err)
+{
+    size_t n = names_count(&b->p->shape);
+    struct tensor_def *defs = mem_alloc(n, sizeof *defs);
+    if (!defs) {
+        return err_nomem(err, "the plan", n * sizeof *defs);
+    }
+    names_fill(&b->p->shape, defs);
+    int rc = bind_all(b, defs, n, err);
+    mem_free(defs);
+    return rc;
+}
+
+/* The plan of the drafting blocks, if there are any and they are wanted. */
+static int bind_draft(struct binder *b, struct plan *model, fathom_err *err)
+{
+    struct tensor_def *defs;
+    size_t n;
+    model->draft_kind = draft_find(model->set, &model->n_stages);
+    if (model->draft_kind == DRAFT_NONE || b->opt->no_draft) {
+        return 0;
+    }
+    struct plan *p = model->draft = mem_calloc(1, sizeof *p);
+    if (!p) {
+        return err_nomem(err, "the plan", sizeof *p);
+    }
+    p->is_draft = true;
+    p->shape = model->shape;
+    p->recipe = model->recipe;
+    p->set = model->set;
+    p->draft_kind = model->draft_kind;
+    p->n_stages = model->n_stages;
+    b->p = p;
+    int rc =
+        draft_names(&defs, &n, &p->shape, p->set, p->draft_kind, p->n_stages, &p->arena, err);
+    rc = rc ? rc : bind_all(b, defs, n, err);
+    b->p = model;
     return rc;
 }
 
@@ -227,6 +276,17 @@ static void count_unused(struct binder *b)
             p->unused = name;
         }
     }
+}
+
+static int find_dense(struct binder *b, fathom_err *err)
+{
+    int type = qformat_by_name(b->opt->dense);
+    if (type < 0 || !quant_can_encode_weighted((uint32_t)type)) {
+        return err_set(err, FATHOM_EINVAL, "dense type %s: %s", b->opt->dense,
+                       type < 0 ? "no such type" : "this build cannot write that type");
+    }
+    b->dense = (int8_t)type;
+    return 0;
 }
 
 int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err)
@@ -247,10 +307,14 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
     if (rc || (rc = st_open(&p->set, opt->dir, err)) != 0) {
         return rc;
     }
-    struct binder b = {.p = p, .opt = opt};
+    struct binder b = {.p = p, .opt = opt, .dense = -1};
+    if (opt->dense && (rc = find_dense(&b, err)) != 0) {
+        return rc;
+    }
     b.used = mem_calloc(st_n_tensors(p->set) + 1, sizeof *b.used);
     b.rule_used = mem_calloc(opt->n_rules + 1, sizeof *b.rule_used);
-    rc = b.used && b.rule_used ? bind_all(&b, err) : err_nomem(err, "the plan", opt->n_rules);
+    rc = b.used && b.rule_used ? bind_model(&b, err) : err_nomem(err, "the plan", opt->n_rules);
+    rc = rc ? rc : bind_draft(&b, p, err);
     for (size_t i = 0; rc == 0 && i < opt->n_rules; i++) {
         if (!b.rule_used[i]) {
             rc = err_set(err, FATHOM_EINVAL, "rule %s=%s matches no matrix",
@@ -260,6 +324,7 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
     if (rc == 0) {
         count_unused(&b);
     }
+    rc = rc ? rc : importance_bind(p, opt, err);
     mem_free(b.used);
     mem_free(b.rule_used);
     return rc;
@@ -267,7 +332,12 @@ int plan_make(struct plan *p, const struct convert_options *opt, fathom_err *err
 
 void plan_free(struct plan *p)
 {
+    if (p->draft) {
+        arena_fini(&p->draft->arena);
+        mem_free(p->draft);
+    }
     st_close(p->set);
+    imatrix_close(p->imatrix);
     arena_fini(&p->arena);
     *p = (struct plan){0};
 }

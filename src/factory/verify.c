@@ -47,27 +47,33 @@ static double row_error(uint32_t type)
     }
 }
 
-/* *bad is the element with the largest error. */
-static bool verify_searched(double limit, const float *x, const float *stored, size_t n,
-                            size_t *bad)
+/* *bad is the element with the largest error. A search that weighs columns may give up the
+ * others, so its error is measured as it saw it; no column counts for nothing. */
+static bool verify_searched(double limit, const float *x, const float *stored,
+                            const float *importance, size_t n, size_t *bad)
 {
-    double error = 0, power = 0, worst = -1;
+    double error = 0, power = 0, worst = -1, mean = 0;
+    for (size_t i = 0; importance && i < n; i++) {
+        mean += (double)importance[i] / (double)n;
+    }
     for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)stored[i] - (double)x[i]);
-        if (!(d <= worst)) {
-            worst = d;
+        double w = mean > 0 ? (double)importance[i] / mean + 1e-3 : 1;
+        double d = (double)stored[i] - (double)x[i];
+        if (!(w * d * d <= worst)) {
+            worst = w * d * d;
             *bad = i;
         }
-        error += d * d;
-        power += (double)x[i] * (double)x[i];
+        error += w * d * d;
+        power += w * (double)x[i] * (double)x[i];
     }
     return error <= limit * limit * power + (double)n * 0x1p-36; /* scales underflow at 2^-25 */
 }
 
-bool verify_row(uint32_t type, const float *x, const float *stored, size_t n, size_t *bad)
+bool verify_row(uint32_t type, const float *x, const float *stored, const float *importance,
+                size_t n, size_t *bad)
 {
     if (row_error(type) > 0) {
-        return verify_searched(row_error(type), x, stored, n, bad);
+        return verify_searched(row_error(type), x, stored, importance, n, bad);
     }
     for (size_t b = 0; b < n; b += 32) {
         size_t end = MIN(b + 32, n);
@@ -108,10 +114,13 @@ static int mismatch(const struct plan_tensor *t, const char *path, uint64_t mat,
                    path, t->def.gguf, (unsigned long long)mat, (unsigned long long)row);
 }
 
-/* One row of a table or of a matrix; x and y hold cols elements each. */
-static int check_row(const struct plan_tensor *t, const struct gguf_tensor *g, const char *path,
-                     uint64_t mat, uint64_t row, float *x, float *y, fathom_err *err)
+/* One row of a table or of a matrix; x holds three rows. */
+static int check_row(const struct plan *p, const struct plan_tensor *t,
+                     const struct gguf_tensor *g, const char *path, uint64_t at, float *x,
+                     fathom_err *err)
 {
+    uint64_t mat = at / t->def.rows, row = at % t->def.rows;
+    float *y = x + t->def.cols, *w = t->use.e ? y + t->def.cols : NULL;
     const unsigned char *stored = g->data + (mat * t->def.rows + row) * g->row_bytes;
     uint64_t cols = t->def.cols;
     if (t->def.role == ROLE_TABLE) {
@@ -127,9 +136,12 @@ static int check_row(const struct plan_tensor *t, const struct gguf_tensor *g, c
     struct source_reader r;
     size_t bad;
     int rc = source_open(&r, &t->mats[mat], 1, err);
+    if (rc == 0 && w) {
+        rc = imatrix_weights(&t->use, (uint32_t)mat, p->shrink, w, err);
+    }
     if (rc == 0 && (rc = source_rows(&r, row, 1, x, err)) == 0) {
         quant_decode(t->type, stored, 0, cols, y);
-        if (!verify_row(t->type, x, y, cols, &bad)) {
+        if (!verify_row(t->type, x, y, w, cols, &bad)) {
             rc = mismatch(t, path, mat, row, err);
         }
     }
@@ -137,8 +149,8 @@ static int check_row(const struct plan_tensor *t, const struct gguf_tensor *g, c
     return rc;
 }
 
-static int check_tensor(const struct plan_tensor *t, const struct gguf *g, const char *path,
-                        fathom_err *err)
+static int check_tensor(const struct plan *p, const struct plan_tensor *t, const struct gguf *g,
+                        const char *path, fathom_err *err)
 {
     const struct gguf_tensor *in_file = gguf_find_tensor(g, t->def.gguf);
     int rc = check_record(t, in_file, path, err);
@@ -150,14 +162,13 @@ static int check_tensor(const struct plan_tensor *t, const struct gguf *g, const
     for (const char *c = t->def.gguf; *c; c++) {
         rng.s = splitmix64(rng.s ^ (unsigned char)*c);
     }
-    float *x = mem_alloc(2 * t->def.cols, sizeof *x);
+    float *x = mem_alloc(3 * t->def.cols, sizeof *x);
     if (!x) {
-        return err_nomem(err, t->def.gguf, 2 * t->def.cols * sizeof *x);
+        return err_nomem(err, t->def.gguf, 3 * t->def.cols * sizeof *x);
     }
     for (int k = 0; rc == 0 && k < ROWS_PER_TENSOR; k++) {
         uint64_t at = k == 0 ? 0 : k == 1 ? n_rows - 1 : rng_u64(&rng) % n_rows;
-        rc = check_row(t, in_file, path, at / t->def.rows, at % t->def.rows, x, x + t->def.cols,
-                       err);
+        rc = check_row(p, t, in_file, path, at, x, err);
     }
     mem_free(x);
     return rc;
@@ -172,7 +183,7 @@ int verify_file(const struct plan *p, const char *path, fathom_err *err)
         return rc;
     }
     for (size_t i = 0; rc == 0 && i < p->n; i++) {
-        rc = check_tensor(&p->t[i], g, path, err);
+        rc = check_tensor(p, &p->t[i], g, path, err);
     }
     gguf_close(g);
     return rc;

@@ -160,7 +160,7 @@ static void make_share(void *ctx, uint32_t rank)
 
 static void run_pass(struct writing *w, struct team *team, bool checking)
 {
-    w->stage = checking ? "check" : "convert";
+    w->stage = checking ? "check" : w->plan->is_draft ? "convert mtp" : "convert";
     w->total = 0;
     for (size_t i = 0; i < w->n; i++) {
         w->total += wants(w, i, checking) ? w->items[i].bytes : 0;

@@ -17,7 +17,7 @@
 #include "base/num.h"
 #include "quant/formats.h"
 
-enum { TRIMS = 4, RANGES = 12, POLISHES = 2, FACTORS = 24, PASSES = 4 };
+enum { POLISHES = 2, FACTORS = 24, PASSES = 4 };
 
 struct affine {
     int size;     /* elements of a group */
@@ -25,12 +25,13 @@ struct affine {
     float scales; /* largest s and m */
     float narrow; /* ranges tried: codes over 1 - 0.06 .. 1 + this times the span, or so */
     float wide;
+    int trims, ranges; /* how many of them: lower ends times widths */
     float factor_step; /* spacing of the common factors tried, in units of s */
 };
 
-static const struct affine AFFINE_Q2_K = {16, 3.0f, 15.0f, 0.5f, 0.3f, 0.25f};
-static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 0.375f};
-static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 0.375f};
+static const struct affine AFFINE_Q2_K = {16, 3.0f, 15.0f, 0.5f, 0.3f, 3, 9, 0.25f};
+static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 3, 9, 0.375f};
+static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 4, 12, 0.375f};
 
 /* Real-valued solutions for four groups: the best one with its code slope (mean code: what b
  * moves by per unit of a), the plain range, and the best one with b = 0. */
@@ -131,10 +132,10 @@ static void quad_fit(const struct affine *f, struct quad *q)
     struct fit none = {splat4(-1.0f), zero, zero, zero, zero};
     q->fit[FREE] = q->fit[NO_OFFSET] = none;
     q->fit[FREE].b = -low;
-    for (int u = 0; u < TRIMS; u++) {
+    for (int u = 0; u < f->trims; u++) {
         f32x4 from = low * (1.0f - (float)u * (0.5f / f->codes)), span = inverse4(high - from);
-        for (int t = 0; t < RANGES; t++) {
-            float step = (f->narrow + f->wide) / (float)(RANGES - 1);
+        for (int t = 0; t < f->ranges; t++) {
+            float step = (f->narrow + f->wide) / (float)(f->ranges - 1);
             float k = f->codes * (1.0f - f->wide + step * (float)t);
             consider(q, code_sums(f, q, -from, k * span));
         }
@@ -244,12 +245,13 @@ static float choose_first(const struct affine *f, struct quad *q, int n,
 
 /* Choice after d and dmin have changed: near the present one or (`all`) with every s. */
 static float choose_again(const struct affine *f, struct quad *q, int n,
-                          const struct scales *old, const struct scales *sc, bool all)
+                          const struct scales *old, const struct scales *sc, int reach,
+                          bool all)
 {
     f32x4 sum = splat4(0.0f);
     for (int i = 0; i < n; i++) {
         f32x4 least = splat4(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
-        try_near(f, &q[i], sc, a, b, q[i].slope, 2, &least);
+        try_near(f, &q[i], sc, a, b, q[i].slope, reach, &least);
         if (all) {
             try_all(f, &q[i], sc, a, b, &least);
         }
@@ -316,7 +318,7 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
     for (int t = 0; t < PASSES; t++) {
         struct scales next = refit(f, b, q, n, sc);
         save(best, q, n);
-        float e = choose_again(f, q, n, sc, &next, t == 0 && f->scales < 16.0f);
+        float e = choose_again(f, q, n, sc, &next, t == 0 ? 2 : 1, t == 0 && f->scales < 16.0f);
         if (!(e < least)) {
             restore(q, best, n);
             break;

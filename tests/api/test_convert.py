@@ -42,7 +42,7 @@ def test_threads(work):
 def test_dry_run(work):
     out = os.path.join(work, "dry.gguf")
     code, _, err = run("convert", MINI_DIR, "-o", out, "--recipe", "q2-q4tail", "--dry-run",
-                       "--rule", "blk.*.attn_q_a.weight=Q8_0", "--rule", "output.weight=Q6_K")
+                       "--tensor", "blk.*.attn_q_a.weight=Q8_0", "--tensor", "output.weight=Q6_K")
     assert code == 0, err
     assert "blk.4.ffn_up_exps.weight: Q4_K from BF16, 256 x 256 x 8, 294912 bytes" in err
     assert "output.weight: Q6_K from BF16" in err
@@ -55,7 +55,7 @@ def test_killed(work):
     print(f"seed {seed}")
     rng = random.Random(seed)
     # IQ2_XXS nearly everywhere, so that there is time to be killed.
-    rules = ["--rule", "*_exps.weight=IQ2_XXS", "--rule", "*shexp.weight=IQ2_XS"]
+    rules = ["--tensor", "*_exps.weight=IQ2_XXS", "--tensor", "*shexp.weight=IQ2_XS"]
     want, seconds = timed(work, "whole.gguf", *rules)
     out = os.path.join(work, "killed.gguf")
     part, journal = out + ".part", out + ".journal"

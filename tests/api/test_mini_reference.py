@@ -29,7 +29,7 @@ def test_mxfp4_is_lossless(work):
     directory = os.path.join(work, "fp4")
     python(GENERATOR, directory, "--seed", 21, "--storage", "fp8fp4")
     a = converted(directory, os.path.join(work, "a.gguf"), "f32")
-    b = converted(directory, os.path.join(work, "b.gguf"), "f32", "--rule", "*_exps.weight=MXFP4")
+    b = converted(directory, os.path.join(work, "b.gguf"), "f32", "--tensor", "*_exps.weight=MXFP4")
     args = ["--ids", "1,2,3,4,5,6,7,8,9,10", "--all", "--json", "--act", "f32", "--sim", "off"]
     compare(positions(good("logits", "-m", a, *args)), positions(good("logits", "-m", b, *args)), 1e-4)
     kinds = {t["type"] for t in json.loads(good("inspect", "--json", b))["tensors"]}

@@ -2,7 +2,7 @@
 """Command line: help of every command, exit codes, wrong usage, generated pages."""
 from program import *
 
-COMMANDS = ["run", "chat", "convert", "inspect", "plan", "explain", "tokens", "render", "parse",
+COMMANDS = ["run", "chat", "convert", "imatrix", "inspect", "plan", "explain", "tokens", "render", "parse",
             "logits", "selftest", "bench", "help"]
 
 
@@ -28,7 +28,7 @@ def test_no_command():
 
 def test_unbuilt_commands():
     overview = good("--help")
-    for c in ("serve", "eval", "imatrix", "kv"):
+    for c in ("serve", "eval", "kv"):
         bad(2, "not part of this build", c)
         bad(2, "not part of this build", c, "--help")
         assert f"\n  {c} " not in overview, c

@@ -92,7 +92,7 @@ def draw_tensor(seed, name, shape, n_experts):
 F32_SUFFIXES = ("_fn", "_base", "_scale", "ape", "attn_sink", "gate.bias")
 FP8_SUFFIXES = ("wq_a.weight", "wq_b.weight", "attn.wkv.weight", "wo_a.weight", "wo_b.weight",
                 "shared_experts.w1.weight", "shared_experts.w2.weight", "shared_experts.w3.weight",
-                "e_proj.weight", "h_proj.weight")
+                "e_proj.weight", "h_proj.weight", "main_proj.weight")
 
 
 def to_bf16(x):
@@ -217,6 +217,7 @@ def main():
     ap.add_argument("--pro", action="store_true", help="the first layers are compressed")
     ap.add_argument("--mtp", type=int, default=0, metavar="N", help="write blocks mtp.0 .. N-1 too")
     ap.add_argument("--dspark", action="store_true", help="write the 0731 keys in config.json")
+    ap.add_argument("--dspark-blocks", action="store_true", help="the --mtp blocks are DSpark stages")
     ap.add_argument("--official-config", action="store_true", help="the inference config's names")
     ap.add_argument("--prefix", default="", help="put before every tensor name, e.g. model.")
     ap.add_argument("--set", action="append", default=[], metavar="SYMBOL=JSON")
@@ -238,7 +239,7 @@ def main():
 
     os.makedirs(args.out, exist_ok=True)
     tensors = []
-    for name, dims in tensor_shapes(cfg, args.mtp).items():
+    for name, dims in tensor_shapes(cfg, args.mtp, 8 * args.dspark_blocks).items():
         x = (hashed_tensor(name, dims, cfg.E) if args.golden
              else draw_tensor(args.seed, name, dims, cfg.E))
         tensors += store(name, x, args.storage or ("f32" if args.golden else "bf16"))

@@ -467,7 +467,7 @@ class Model:
 
 # ---- shapes by official name (section 2) ---------------------------------------------------------
 
-def tensor_shapes(c, n_mtp=0):
+def tensor_shapes(c, n_mtp=0, dspark_rank=0):
     """{official name: shape} of the logical (unpacked) tensors, in file order."""
     shapes = {"embed.weight": (c.V, c.D)}
 
@@ -523,6 +523,17 @@ def tensor_shapes(c, n_mtp=0):
     shapes["head.weight"] = (c.V, c.D)
     for m in range(n_mtp):
         p = f"mtp.{m}."
+        if dspark_rank:  # section 12: stages of a block drafter
+            if m == 0:
+                shapes[p + "main_proj.weight"] = (c.D, 3 * c.D)
+                shapes[p + "main_norm.weight"] = (c.D,)
+            block(p, 0, False)
+            if m == n_mtp - 1:
+                head(p)
+                shapes[p + "markov_head.markov_w1.weight"] = (c.V, dspark_rank)
+                shapes[p + "markov_head.markov_w2.weight"] = (c.V, dspark_rank)
+                shapes[p + "confidence_head.proj.weight"] = (1, c.D + dspark_rank)
+            continue
         for proj in ("e_proj", "h_proj"):
             shapes[f"{p}{proj}.weight"] = (c.D, c.D)
         shapes[p + "enorm.weight"] = shapes[p + "hnorm.weight"] = (c.D,)

@@ -732,19 +732,19 @@ static void test_verify_row(void **state)
         x[i] = rng_sym(&g);
         y[i] = x[i] + (i == 40 ? 0.5f / 127 : 0);
     }
-    assert_true(verify_row(QT_F32, x, x, 64, &bad));
-    assert_false(verify_row(QT_F32, x, y, 64, &bad));
+    assert_true(verify_row(QT_F32, x, x, NULL, 64, &bad));
+    assert_false(verify_row(QT_F32, x, y, NULL, 64, &bad));
     assert_int_equal(bad, 40);
-    assert_false(verify_row(QT_F16, x, y, 64, &bad));
-    assert_true(verify_row(QT_Q8_0, x, y, 64, &bad));
+    assert_false(verify_row(QT_F16, x, y, NULL, 64, &bad));
+    assert_true(verify_row(QT_Q8_0, x, y, NULL, 64, &bad));
     y[41] = NAN;
-    assert_false(verify_row(QT_Q8_0, x, y, 64, &bad));
+    assert_false(verify_row(QT_Q8_0, x, y, NULL, 64, &bad));
     assert_int_equal(bad, 41);
     for (int i = 0; i < 64; i++) {
         y[i] = rng_sym(&g);
     }
-    assert_false(verify_row(QT_Q8_0, x, y, 64, &bad));
-    assert_false(verify_row(QT_MXFP4, x, y, 64, &bad));
+    assert_false(verify_row(QT_Q8_0, x, y, NULL, 64, &bad));
+    assert_false(verify_row(QT_MXFP4, x, y, NULL, 64, &bad));
 }
 
 /* Changes one byte of a converted file; the check must find it. */
