@@ -51,9 +51,7 @@ static void set_up(struct bench *b)
     b->hi = need(blocks, sizeof *b->hi);
     b->x.q = need(places, 64);
     b->x.d = need(places, sizeof(float));
-    for (int i = 0; i < 3; i++) {
-        b->x.bias[i] = need(places, sizeof(int32_t));
-    }
+    b->x.bias = need(places, sizeof(int32_t));
     b->x.sum = need(places, sizeof *b->x.sum);
     b->out = need(MAX_TOK + 16, sizeof *b->out);
     float *v = need(b->cols, sizeof *v);
@@ -126,8 +124,8 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
 
 int main(int argc, char **argv)
 {
-    static const uint32_t types[] = {QT_Q8_0, QT_Q2_K, QT_IQ2_XXS, QT_Q4_K,  QT_MXFP4,
-                                     QT_Q6_K, QT_Q5_K, QT_Q5_K};
+    static const uint32_t types[] = {QT_Q8_0,  QT_Q2_K, QT_IQ2_XXS, QT_Q4_K,
+                                     QT_MXFP4, QT_Q6_K, QT_Q5_K};
     static const uint32_t tokens[] = {12, 48, 512};
     struct bench b = {.cols = argc > 1 ? (uint32_t)atoi(argv[1]) : 4096};
     uint32_t mask = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;

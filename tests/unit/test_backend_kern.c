@@ -326,7 +326,7 @@ static bool same_value(float a, float b)
 struct tokens {
     unsigned char q[(MAX_TOK + PACK_PAD) * MAX_N * 2];
     float d[(MAX_TOK + PACK_PAD) * MAX_N / 32];
-    int32_t bias[3][(MAX_TOK + PACK_PAD) * MAX_N / 32];
+    int32_t bias[(MAX_TOK + PACK_PAD) * MAX_N / 32];
     int16_t sum[(MAX_TOK + PACK_PAD) * MAX_N / 32][2];
 };
 
@@ -337,11 +337,8 @@ static void packed_products(const struct cpu_kern *k, uint32_t type, const void 
 {
     static struct pack_w panel[2][MAX_N / 32];
     static struct tokens t;
-    struct pack_x px = {.stride = n_tok + PACK_PAD,
-                        .q = t.q,
-                        .d = t.d,
-                        .bias = {t.bias[0], t.bias[1], t.bias[2]},
-                        .sum = t.sum};
+    struct pack_x px = {
+        .stride = n_tok + PACK_PAD, .q = t.q, .d = t.d, .bias = t.bias, .sum = t.sum};
     assert_true(n_tok <= MAX_TOK);
     k->pack_panel(type, w, row_bytes, 16, n, panel[0]);
     k->pack_panel(type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n, panel[1]);

@@ -52,7 +52,7 @@ struct pack_x {       /* tokens of a gathering; planes [block][stride] */
     uint32_t stride;  /* at least PACK_PAD more than there are tokens */
     unsigned char *q; /* codes, at most 64 bytes each, in the form of the tier */
     float *d;
-    int32_t *bias[3]; /* what sums start at: of each half, of the block */
+    int32_t *bias; /* what the sums of a block start at */
     int16_t (*sum)[2];
 };
 enum { PACK_PAD = 3 };

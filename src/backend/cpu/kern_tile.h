@@ -11,10 +11,7 @@
 #define CPU_KERN_TILE_H
 
 enum {
-    TILE_BATCH = 48, /* tokens that go through the lanes together */
-    TILE_BIAS_HALF0 = 0,
-    TILE_BIAS_HALF1 = 1,
-    TILE_BIAS_BLOCK = 2
+    TILE_BATCH = 48 /* tokens that go through the lanes together */
 };
 
 /* One copy of the code for every kind of panel and width of tile: these are constants. */
@@ -23,24 +20,22 @@ enum {
 /* ---- tokens ---- */
 
 /* Planes of x are [block in lane order][x->stride tokens]; those behind the last token repeat
- * it, so that tiles may be computed whole. */
+ * it, so that tiles may be computed whole. Block by block, so that every plane is written
+ * straight ahead. */
 static void pack_tokens_a8(const struct act_codes *t, uint32_t n_tok, size_t n,
                            const struct pack_x *x)
 {
     size_t base[16];
     lane_bases(n / 32, base);
-    for (uint32_t i = 0; i < x->stride; i++) {
-        const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
-        for (size_t b = 0; b < n / 32; b++) {
-            size_t at = (base[b % 16] + b / 16) * x->stride + i;
+    for (size_t b = 0; b < n / 32; b++) {
+        size_t at = (base[b % 16] + b / 16) * x->stride;
+        for (uint32_t i = 0; i < x->stride; i++, at++) {
+            const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
             x_pack(a->q + 32 * b, x->q + at * X_BYTES);
             x->d[at] = a->d[b];
-            const int16_t *sum = a->sum + 2 * b;
-            memcpy(x->sum[at], sum, sizeof x->sum[at]);
+            memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
             if (W_BIAS) {
-                x->bias[TILE_BIAS_HALF0][at] = -W_BIAS * sum[0];
-                x->bias[TILE_BIAS_HALF1][at] = -W_BIAS * sum[1];
-                x->bias[TILE_BIAS_BLOCK][at] = -W_BIAS * (sum[0] + sum[1]);
+                x->bias[at] = -W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
             }
         }
     }
@@ -53,20 +48,22 @@ struct tile_at {
     const struct pack_w *w[V16_PANELS];
     const unsigned char *q;
     const float *d;
-    const int32_t *bias[3];
+    const int32_t *bias;
     const int16_t (*sum)[2];
 };
 
 #ifndef TILE_SUMS
-/* Sums of the groups of four elements [g0, g1) of n_tok tokens. */
-TILE_INLINE void tile_sums(const struct tile_at *at, int g0, int g1, int bias, int n_tok,
+/* Sums of the groups of four elements [g0, g1) of n_tok tokens: of the block or of a half. */
+TILE_INLINE void tile_sums(const struct tile_at *at, int g0, int g1, int n_tok,
                            i16 sum[V16_PANELS][TILE_TOKENS])
 {
     UNROLL for (int p = 0; p < V16_PANELS; p++)
     {
         UNROLL for (int t = 0; t < n_tok; t++)
         {
-            sum[p][t] = W_BIAS ? i16_set1(at->bias[bias][t]) : i16_zero();
+            sum[p][t] = W_BIAS == 0    ? i16_zero()
+                        : g1 - g0 == 8 ? i16_set1(at->bias[t])
+                                       : i16_set1(-W_BIAS * at->sum[t][g0 / 4]);
         }
     }
     UNROLL for (int g = g0; g < g1; g++)
@@ -96,7 +93,7 @@ TILE_INLINE void tile_block(struct panel_kind kind, const struct tile_at *at, in
     v16 i1[V16_PANELS][TILE_TOKENS];
     i16 sum[V16_PANELS][TILE_TOKENS];
     if (kind.form == PANEL_HALVES) {
-        TILE_SUMS(at, 0, 4, TILE_BIAS_HALF0, n_tok, sum);
+        TILE_SUMS(at, 0, 4, n_tok, sum);
         UNROLL for (int p = 0; p < V16_PANELS; p++)
         {
             v16 s = v16_load(at->w[p]->s[0]);
@@ -105,9 +102,9 @@ TILE_INLINE void tile_block(struct panel_kind kind, const struct tile_at *at, in
                 i1[p][t] = v16_mul(s, i16_to_f32(sum[p][t]));
             }
         }
-        TILE_SUMS(at, 4, 8, TILE_BIAS_HALF1, n_tok, sum);
+        TILE_SUMS(at, 4, 8, n_tok, sum);
     } else {
-        TILE_SUMS(at, 0, 8, TILE_BIAS_BLOCK, n_tok, sum);
+        TILE_SUMS(at, 0, 8, n_tok, sum);
     }
     UNROLL for (int p = 0; p < V16_PANELS; p++)
     {
@@ -157,9 +154,7 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
         at.q += (size_t)stride * X_BYTES;
         at.d += stride;
         at.sum += stride;
-        for (int b = 0; W_BIAS && b < 3; b++) {
-            at.bias[b] += stride;
-        }
+        at.bias += W_BIAS ? stride : 0;
     }
     int top = 0; /* lanes that wait: one for each bit of i */
     for (int rest = i; rest; rest &= rest - 1) {
@@ -227,13 +222,12 @@ TILE_INLINE void tile_batch(struct panel_kind kind, const struct pack_w *const w
         size_t len = n_block / 16 + (lane_order[i] < n_block % 16);
         for (uint32_t j = 0; j < cut.n; j++) {
             size_t first = k * x->stride + t0 + tile_first(&cut, j);
-            struct tile_at at = {
-                .q = x->q + first * X_BYTES, .d = x->d + first, .sum = x->sum + first};
+            struct tile_at at = {.q = x->q + first * X_BYTES,
+                                 .d = x->d + first,
+                                 .bias = W_BIAS ? x->bias + first : NULL,
+                                 .sum = x->sum + first};
             for (int p = 0; p < V16_PANELS; p++) {
                 at.w[p] = w[p] + k;
-            }
-            for (int b = 0; W_BIAS && b < 3; b++) {
-                at.bias[b] = x->bias[b] + first;
             }
             tile_lane_any(kind, &at, x->stride, len, i, cut.width + (j < cut.wider), &stack[j]);
         }

@@ -1,8 +1,8 @@
 /* prod.c - products of weights and activations (prod.h): gathering tokens, decoding and packing
  * weights, choosing the kernel. No arithmetic on values happens here.
  *
- * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens,
- * tile by tile; the tiles stay in the second-level cache meanwhile. Weights of block formats
+ * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens;
+ * both stay in the second-level cache meanwhile. Weights of block formats
  * that read F32 activations (oracle runs) are decoded to floats first and then treated as F32.
  * Read next: linear.c. */
 #include "backend/cpu/prod.h"
@@ -47,9 +47,7 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
         uint64_t n = blocks * (pad + PACK_PAD);
         x->q = carve_take(c, n, 64);
         x->d = carve_take(c, n, sizeof *x->d);
-        for (int i = 0; i < 3; i++) {
-            x->bias[i] = carve_take(c, n, sizeof *x->bias[i]);
-        }
+        x->bias = carve_take(c, n, sizeof *x->bias);
         x->sum = carve_take(c, n, sizeof *x->sum);
         p->panels_a8 = carve_take(c, 2 * blocks, sizeof(struct pack_w));
     }
