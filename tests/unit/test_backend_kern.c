@@ -343,7 +343,9 @@ static void packed_products(const struct cpu_kern *k, uint32_t type, const void 
     k->pack_panel(type, w, row_bytes, 16, n, panel[0]);
     k->pack_panel(type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n, panel[1]);
     k->pack_tokens_a8(x, n_tok, n, &px);
-    k->tiles_a8(type, panel[0], panel[1], &px, n_tok, n, out);
+    struct next_rows next = {w, n_row * row_bytes};
+    k->tiles_a8(type, (const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok, n, next,
+                out);
 }
 
 static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, size_t n,

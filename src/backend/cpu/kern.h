@@ -56,6 +56,11 @@ struct pack_x {       /* tokens of a gathering; planes [block][stride] */
     int16_t (*sum)[2];
 };
 enum { PACK_PAD = 3 };
+/* What a product of packed blocks may ask memory for meanwhile: the next weights. */
+struct next_rows {
+    const char *p;
+    size_t bytes;
+};
 
 /* Integer form of one weight row (quant_codes32), n elements. */
 struct row_codes {
@@ -111,8 +116,8 @@ struct cpu_kern {
     void (*tile_f32)(const float *lo, const float *hi, const float *x, size_t n,
                      float out[KERN_TOKENS][KERN_ROWS]);
     /* out[t][r] for two panels of a format and n_tok tokens. */
-    void (*tiles_a8)(uint32_t type, const struct pack_w *lo, const struct pack_w *hi,
-                     const struct pack_x *x, uint32_t n_tok, size_t n, float (*out)[KERN_ROWS]);
+    void (*tiles_a8)(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS]);
 
     /* ---- vectors ---- */
     void (*exp_vec)(float *x, size_t n); /* in place */

@@ -14,6 +14,8 @@ enum {
     TILE_BATCH = 48 /* tokens that go through the lanes together */
 };
 
+_Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 6, "tile_lane_any");
+
 /* One copy of the code for every kind of panel and width of tile: these are constants. */
 #define TILE_INLINE static inline __attribute__((always_inline))
 
@@ -154,7 +156,9 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
         at.q += (size_t)stride * X_BYTES;
         at.d += stride;
         at.sum += stride;
-        at.bias += W_BIAS ? stride : 0;
+        if (W_BIAS) {
+            at.bias += stride;
+        }
     }
     int top = 0; /* lanes that wait: one for each bit of i */
     for (int rest = i; rest; rest &= rest - 1) {
@@ -209,18 +213,31 @@ TILE_INLINE void tile_lane_any(struct panel_kind kind, const struct tile_at *at,
     }
 }
 
+/* Weights come from memory while products keep the processor busy: each tile of a lane asks for
+ * `step` bytes of what is needed next, into the second-level cache. */
+static inline void ask_ahead(struct next_rows *a, size_t step)
+{
+    size_t n = a->bytes < step ? a->bytes : step;
+    for (size_t i = 0; i < n; i += 64) {
+        __builtin_prefetch(a->p + i, 0, 2);
+    }
+    a->p += n;
+    a->bytes -= n;
+}
+
 /* A batch of tokens through all lanes. */
 TILE_INLINE void tile_batch(struct panel_kind kind, const struct pack_w *const w[V16_PANELS],
                             const struct pack_x *x, uint32_t t0, uint32_t n_tok, size_t n_block,
-                            float (*out)[KERN_ROWS])
+                            struct next_rows next, float (*out)[KERN_ROWS])
 {
-    struct tile_stack stack[TILE_BATCH / 2];
+    struct tile_stack stack[TILE_BATCH / TILE_HALVES];
     uint32_t most = kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS;
     struct tile_cut cut = tile_cut(n_tok, most);
-    size_t k = 0;
+    size_t k = 0, step = (next.bytes / (16 * cut.n) + 64) / 64 * 64;
     for (int i = 0; i < 16; i++) {
         size_t len = n_block / 16 + (lane_order[i] < n_block % 16);
         for (uint32_t j = 0; j < cut.n; j++) {
+            ask_ahead(&next, step);
             size_t first = k * x->stride + t0 + tile_first(&cut, j);
             struct tile_at at = {.q = x->q + first * X_BYTES,
                                  .d = x->d + first,
@@ -244,23 +261,25 @@ TILE_INLINE void tile_batch(struct panel_kind kind, const struct pack_w *const w
 
 TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[2],
                            const struct pack_x *x, uint32_t n_tok, size_t n,
-                           float (*out)[KERN_ROWS])
+                           struct next_rows next, float (*out)[KERN_ROWS])
 {
     struct tile_cut cut = tile_cut(n_tok, TILE_BATCH);
     for (uint32_t i = 0; i < cut.n; i++) {
         uint32_t t0 = tile_first(&cut, i);
         for (int p = 0; p < 2; p += V16_PANELS) {
-            tile_batch(kind, w + p, x, t0, cut.width + (i < cut.wider), n / 32,
+            tile_batch(kind, w + p, x, t0, cut.width + (i < cut.wider), n / 32, next,
                        (float(*)[KERN_ROWS])(out[t0] + p * KERN_PANEL));
+            next.bytes = 0; /* the first batch has asked for everything */
         }
     }
 }
 
 #define TILE_KIND(name, form, min)                                                    \
     static void tiles_##name(const struct pack_w *const w[2], const struct pack_x *x, \
-                             uint32_t n_tok, size_t n, float(*out)[KERN_ROWS])        \
+                             uint32_t n_tok, size_t n, struct next_rows next,         \
+                             float(*out)[KERN_ROWS])                                  \
     {                                                                                 \
-        tile_kind((struct panel_kind){form, min}, w, x, n_tok, n, out);               \
+        tile_kind((struct panel_kind){form, min}, w, x, n_tok, n, next, out);         \
     }
 TILE_KIND(plain, PANEL_PLAIN, false)
 TILE_KIND(plain_min, PANEL_PLAIN, true)
@@ -268,17 +287,16 @@ TILE_KIND(scaled, PANEL_SCALED, false)
 TILE_KIND(scaled_min, PANEL_SCALED, true)
 TILE_KIND(halves, PANEL_HALVES, false)
 
-static void tiles_a8(uint32_t type, const struct pack_w *lo, const struct pack_w *hi,
-                     const struct pack_x *x, uint32_t n_tok, size_t n, float (*out)[KERN_ROWS])
+static void tiles_a8(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS])
 {
-    const struct pack_w *const w[2] = {lo, hi};
     struct panel_kind kind = panel_kind(type);
     if (kind.form == PANEL_HALVES) {
-        tiles_halves(w, x, n_tok, n, out);
+        tiles_halves(w, x, n_tok, n, next, out);
     } else if (kind.form == PANEL_SCALED) {
-        (kind.has_min ? tiles_scaled_min : tiles_scaled)(w, x, n_tok, n, out);
+        (kind.has_min ? tiles_scaled_min : tiles_scaled)(w, x, n_tok, n, next, out);
     } else {
-        (kind.has_min ? tiles_plain_min : tiles_plain)(w, x, n_tok, n, out);
+        (kind.has_min ? tiles_plain_min : tiles_plain)(w, x, n_tok, n, next, out);
     }
 }
 

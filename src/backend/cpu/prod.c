@@ -128,6 +128,7 @@ struct wrows { /* the rows of one block */
     const unsigned char *base;
     size_t row_bytes;
     uint32_t type, n_row, cols;
+    struct next_rows next; /* what lies behind them */
 };
 
 static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
@@ -192,7 +193,8 @@ static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     } else {
         hi = lo; /* unused rows */
     }
-    k->tiles_a8(r->type, lo, hi, &tmp->tiles_a8, px->n, r->cols, out);
+    k->tiles_a8(r->type, (const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8, px->n,
+                r->cols, r->next, out);
 }
 
 void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,
@@ -204,7 +206,9 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
                       .type = weight->type,
                       .n_row = n_row,
                       .cols = m->cols};
-    assert(n_row <= KERN_ROWS);
+    assert(n_row <= KERN_ROWS && r0 + n_row <= m->rows);
+    r.next.p = (const char *)r.base + n_row * r.row_bytes;
+    r.next.bytes = MIN(m->rows - r0 - n_row, n_row) * r.row_bytes;
     need_tokens(px, m->act, col0, m->cols);
     bool packed = px->n > CPU_FEW;
     if (m->act == FORM_F32) {
