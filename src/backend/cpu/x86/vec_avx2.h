@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/x86/x_pack.h"
+
 typedef struct {
     __m256 lo, hi;
 } v16;
@@ -18,13 +20,9 @@ typedef struct {
 #define V16_PANELS 1
 #define V16_HEADS 1
 #ifdef __AVXVNNI__
-#define W_BIAS 128
-#define X_BYTES 32
 #define TILE_TOKENS 3
 #define TILE_HALVES 3
 #else
-#define W_BIAS 0
-#define X_BYTES 64
 #define TILE_TOKENS 4
 #define TILE_HALVES 4
 #endif
@@ -276,10 +274,6 @@ static inline v16 v16_half(i16 a)
 typedef i16 w4;
 typedef __m256i x4;
 
-static inline void x_pack(const int8_t *q, unsigned char *to)
-{
-    memcpy(to, q, 32);
-}
 static inline w4 w4_load(const void *p)
 {
     return i16_load(p);
@@ -304,14 +298,6 @@ typedef struct {
     __m256i even, odd;
 } x4;
 
-static inline void x_pack(const int8_t *q, unsigned char *to)
-{
-    const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-    __m128i a = _mm_shuffle_epi8(_mm_loadu_si128((const void *)q), order);
-    __m128i b = _mm_shuffle_epi8(_mm_loadu_si128((const void *)(q + 16)), order);
-    _mm256_storeu_si256((void *)to, _mm256_cvtepi8_epi16(a));
-    _mm256_storeu_si256((void *)(to + 32), _mm256_cvtepi8_epi16(b));
-}
 static inline __m256i even_words(__m256i a)
 {
     return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);

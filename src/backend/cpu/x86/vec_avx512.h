@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/x86/x_pack.h"
+
 typedef __m512 v16;
 typedef __m512i i16;
 
@@ -13,12 +15,8 @@ typedef __m512i i16;
 #define V16_PANELS 2
 #define V16_HEADS 2
 #ifdef __AVX512VNNI__
-#define W_BIAS 128
-#define X_BYTES 32
 #define TILE_TOKENS 6
 #else
-#define W_BIAS 0
-#define X_BYTES 64
 #define TILE_TOKENS 4
 #endif
 #define TILE_HALVES 4
@@ -239,10 +237,6 @@ static inline v16 v16_half(i16 a)
 #ifdef __AVX512VNNI__
 typedef __m512i w4, x4;
 
-static inline void x_pack(const int8_t *q, unsigned char *to)
-{
-    memcpy(to, q, 32);
-}
 static inline w4 w4_load(const void *p)
 {
     return _mm512_loadu_si512(p);
@@ -264,14 +258,6 @@ typedef struct {
 } w4;
 typedef w4 x4;
 
-static inline void x_pack(const int8_t *q, unsigned char *to)
-{
-    const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-    __m128i a = _mm_shuffle_epi8(_mm_loadu_si128((const void *)q), order);
-    __m128i b = _mm_shuffle_epi8(_mm_loadu_si128((const void *)(q + 16)), order);
-    _mm256_storeu_si256((void *)to, _mm256_cvtepi8_epi16(a));
-    _mm256_storeu_si256((void *)(to + 32), _mm256_cvtepi8_epi16(b));
-}
 static inline w4 w4_load(const void *p)
 {
     __m512i v = _mm512_loadu_si512(p);
