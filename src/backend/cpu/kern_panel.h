@@ -371,6 +371,40 @@ static void panel_q6_k(const char *w, size_t row_bytes, size_t n, struct pack_w 
     }
 }
 
+/* Eight magnitudes, none of them 0, negated where `signs` has a bit: complement and add one. */
+static inline uint64_t signed8(uint64_t magnitudes, uint64_t signs)
+{
+    const uint64_t ones = 0x0101010101010101u;
+    uint64_t bit = (signs * ones) & 0x8040201008040201u; /* byte i has bit i */
+    uint64_t minus = (bit + 0x7F * ones) >> 7 & ones;
+    return (magnitudes ^ minus * 0xFF) + minus;
+}
+
+/* One lookup of eight elements at a time, row by row. */
+static void panel_iq2_grid(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
+{
+    const uint64_t bias = W_BIAS * 0x0101010101010101u;
+    struct panel_at at = panel_at(panel, n);
+    for (size_t i = 0; i < n / 256; i++, w += 66) {
+        v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
+        for (size_t g = 0; g < 8; g++) {
+            struct pack_w *to = panel_block(&at, 8 * i + g);
+            const char *p = w + 2 + 8 * g;
+            for (size_t r = 0; r < KERN_PANEL; r++, p += row_bytes) {
+                uint32_t index = load_le32(p), word = load_le32(p + 4);
+                for (unsigned k = 0; k < 4; k++) {
+                    uint64_t v = load_le64(quant_grid_iq2_xxs[index >> 8 * k & 255]);
+                    v = signed8(v, quant_signs7[word >> 7 * k & 127]) ^ bias;
+                    store_le32(to->q[2 * k][r], (uint32_t)v);
+                    store_le32(to->q[2 * k + 1][r], (uint32_t)(v >> 32));
+                }
+                to->s[0][r] = (float)(2 * (word >> 28) + 1);
+            }
+            v16_store(to->d, d);
+        }
+    }
+}
+
 /* n_row <= 16 rows of n elements; rows behind the last are copies of it. */
 static void pack_panel(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row, size_t n,
                        struct pack_w *panel)
@@ -384,6 +418,7 @@ static void pack_panel(uint32_t type, const void *w, size_t row_bytes, uint32_t 
     case QT_Q4_K: panel_k45(w, row_bytes, n, false, panel); break;
     case QT_Q5_K: panel_k45(w, row_bytes, n, true, panel); break;
     case QT_Q6_K: panel_q6_k(w, row_bytes, n, panel); break;
+    case QT_IQ2_XXS: panel_iq2_grid(w, row_bytes, n, panel); break;
     default: panel_any(type, w, row_bytes, n_row, n, panel); break;
     }
 }
