@@ -66,8 +66,9 @@ struct bench_row {
     uint32_t n_kind;
     double head_decode_seconds, head_prefill_seconds; /* embedding and head */
     uint64_t head_read_bytes;
-    double op_seconds[OP_KIND_COUNT]; /* of a decode step */
-    double product_seconds;           /* per prompt token, in ops that multiply by weights */
+    double op_seconds[OP_KIND_COUNT];        /* of a decode step */
+    double prompt_op_seconds[OP_KIND_COUNT]; /* per prompt token */
+    double product_seconds; /* per prompt token, in ops that multiply by weights */
     /* Extrapolated to all layers; 0: not possible. */
     double full_gen_tps, full_prefill_tps;
     uint64_t full_read_bytes;

@@ -108,10 +108,10 @@ static void trace_end(struct bench *b, struct bench_row *row, double seconds, bo
     *(decode ? &row->head_decode_seconds : &row->head_prefill_seconds) =
         b->head_seconds * scale;
     for (int i = 0; i < OP_KIND_COUNT; i++) {
-        if (decode) {
-            row->op_seconds[i] = b->op_seconds[i] * scale;
-        } else if (PRODUCTS >> i & 1) {
-            row->product_seconds += b->op_seconds[i] * scale;
+        double per_token = b->op_seconds[i] * scale;
+        *(decode ? &row->op_seconds[i] : &row->prompt_op_seconds[i]) = per_token;
+        if (!decode && (PRODUCTS >> i & 1)) {
+            row->product_seconds += per_token;
         }
     }
 }

@@ -70,25 +70,27 @@ static void text_kinds(struct buf *b, const struct bench_result *r)
     buf_addc(b, '\n');
 }
 
-static void text_ops(struct buf *b, const struct bench_row *row)
+/* seconds: of each op. */
+static void text_ops(struct buf *b, const char *what, const struct bench_row *row,
+                     const double seconds[OP_KIND_COUNT])
 {
     bool done[OP_KIND_COUNT] = {false};
     double total = 0;
     for (int i = 0; i < OP_KIND_COUNT; i++) {
-        total += row->op_seconds[i];
+        total += seconds[i];
     }
-    buf_addf(b, "\nshare of a decode step at %u:", row->ctx);
+    buf_addf(b, "\nshare of %s at %u:", what, row->ctx);
     for (int n = 0; n < OP_KIND_COUNT; n++) { /* largest first */
         int best = -1;
         for (int i = 0; i < OP_KIND_COUNT; i++) {
-            if (!done[i] && (best < 0 || row->op_seconds[i] > row->op_seconds[best])) {
+            if (!done[i] && (best < 0 || seconds[i] > seconds[best])) {
                 best = i;
             }
         }
         done[best] = true;
-        if (row->op_seconds[best] >= 0.01 * total && total > 0) {
+        if (seconds[best] >= 0.01 * total && total > 0) {
             buf_addf(b, "%s %s %.0f%%", n ? "," : "", op_name((enum op_kind)best),
-                     100 * row->op_seconds[best] / total);
+                     100 * seconds[best] / total);
         }
     }
     buf_addc(b, '\n');
@@ -136,7 +138,9 @@ static void text_end(struct buf *b, const struct bench_result *r)
         buf_adds(b, "* the cache holds random rows; only the last tokens were computed\n");
     }
     text_kinds(b, r);
-    text_ops(b, &r->row[r->n_row - 1]);
+    const struct bench_row *last = &r->row[r->n_row - 1];
+    text_ops(b, "a decode step", last, last->op_seconds);
+    text_ops(b, "the prompt", last, last->prompt_op_seconds);
     text_products(b, r);
     if (r->cut_of && r->n_layer < r->n_full_layer) {
         text_extrapolated(b, r);
@@ -188,6 +192,11 @@ static void json_row(struct buf *b, const struct bench_result *r, const struct b
     buf_adds(b, "],\"op_ms\":{");
     for (int i = 0; i < OP_KIND_COUNT; i++) {
         json_num(b, op_name((enum op_kind)i), row->op_seconds[i] * 1e3);
+    }
+    b->n--;
+    buf_adds(b, "},\"prompt_op_ms\":{");
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        json_num(b, op_name((enum op_kind)i), row->prompt_op_seconds[i] * 1e3);
     }
     b->n--;
     buf_adds(b, "}}");

@@ -22,14 +22,13 @@ static unpack_fn *const unpackers[QT_COUNT] = {
     [QT_IQ4_XS] = iq4_xs_unpack, [QT_MXFP4] = mxfp4_unpack,
 };
 
-/* Unpacks elements [32 j, 32 j + 32) of a row. */
-static void row_unpack(uint32_t type_id, const void *row, size_t j, struct unpacked32 *u)
+void quant_unpack32(uint32_t type_id, const void *row, size_t j, struct unpacked32 *out)
 {
     const struct qformat *f = qformat(type_id);
     assert(f->cls == QC_BLOCK);
     size_t groups = f->block_elems / 32;
     const uint8_t *block = (const uint8_t *)row + j / groups * f->block_bytes;
-    unpackers[type_id](block, (unsigned)(j % groups), u);
+    unpackers[type_id](block, (unsigned)(j % groups), out);
 }
 
 static void decode_float(uint32_t type_id, const void *row, size_t k0, size_t n, float *out)
@@ -58,7 +57,7 @@ void quant_decode(uint32_t type_id, const void *row, size_t k0, size_t n, float 
     assert(k0 % 32 == 0 && n % 32 == 0);
     for (size_t j = 0; j < n / 32; j++, out += 32) {
         struct unpacked32 u;
-        row_unpack(type_id, row, k0 / 32 + j, &u);
+        quant_unpack32(type_id, row, k0 / 32 + j, &u);
         for (int h = 0; h < 2; h++) {
             float scale = u.d * (float)u.s[h], min = u.m * (float)u.mc[h];
             for (int i = 16 * h; i < 16 * h + 16; i++) {
@@ -71,7 +70,7 @@ void quant_decode(uint32_t type_id, const void *row, size_t k0, size_t n, float 
 void quant_codes32(uint32_t type_id, const void *row, size_t j, struct codes32 *out)
 {
     struct unpacked32 u;
-    row_unpack(type_id, row, j, &u);
+    quant_unpack32(type_id, row, j, &u);
     out->d = u.d;
     out->m = u.m;
     for (int h = 0; h < 2; h++) {
@@ -124,7 +123,7 @@ bool quant_row_finite(uint32_t type_id, const void *row, size_t n)
             }
         } else {
             struct unpacked32 u;
-            row_unpack(type_id, p, 0, &u); /* d and m are those of the whole block */
+            quant_unpack32(type_id, p, 0, &u); /* d and m are those of the whole block */
             if (!isfinite(u.d) || !isfinite(u.m)) {
                 return false;
             }

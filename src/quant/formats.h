@@ -59,6 +59,18 @@ struct codes32 {
 };
 void quant_codes32(uint32_t type_id, const void *row, size_t j, struct codes32 *out);
 
+/* The same 32 elements with the sub-block scales apart, as the file has them:
+ *   x[i] = (d * s[i / 16]) * v[i] - m * mc[i / 16]
+ * d and m come from an f16 (11 significant bits) or are a power of two, |s| has at most 8 bits,
+ * mc at most 6: the products d * s and m * mc are exact in float32, and so is any power-of-two
+ * factor moved from s into d. So quant_codes32 has the same d, m and mc, and w = s * v. */
+struct unpacked32 {
+    float d, m;
+    int16_t s[2], mc[2];
+    int8_t v[32];
+};
+void quant_unpack32(uint32_t type_id, const void *row, size_t j, struct unpacked32 *out);
+
 /* True when everything in a row of n elements is finite: every scale of QC_BLOCK rows (so that
  * all decoded values are), every element of QC_FLOAT rows (inspect --check). No other classes.
  */

@@ -1,20 +1,13 @@
 /* quant_int.h - inside src/quant only: what every block format's unpacker delivers.
- * One function per format turns 32 consecutive elements into small integers and scales; floats
- * (quant_decode) and integer codes (quant_codes32) are both derived from that, in codes.c. */
+ * One function per format turns 32 consecutive elements into small integers and scales
+ * (struct unpacked32); floats (quant_decode) and integer codes (quant_codes32) are both derived
+ * from that, in codes.c. */
 #ifndef QUANT_QUANT_INT_H
 #define QUANT_QUANT_INT_H
 
 #include <stdint.h>
 
-/* x[i] = (d * s[i / 16]) * v[i] - m * mc[i / 16].
- * d and m come from an f16 (11 significant bits) or are a power of two, |s| has at most 8 bits,
- * |mc| 6: the products d * s and m * mc are exact in float32, and so is any power-of-two factor
- * moved from s into d. That is why this form gives the bits of the definitions in decode*.c. */
-struct unpacked32 {
-    float d, m;
-    int16_t s[2], mc[2];
-    int8_t v[32];
-};
+#include "quant/formats.h"
 
 /* block: the first byte of a block; g: which 32 elements of it (0 for blocks of 32). Sets every
  * field of u. Any block bytes are safe: all indices are exactly as wide as their tables. */

@@ -22,7 +22,7 @@ enum {
     CPU_FEW = 8,           /* tokens up to which products go row by row, and shares are fixed */
     CPU_PHASES = 3,        /* phases an op may share out */
     CPU_PACK_TOKENS = 256, /* tokens packed at a time */
-    CPU_DOWN_ROWS = 128,   /* MOE_DOWN: rows of y a worker sums up at a time */
+    CPU_DOWN_ROWS = 256,   /* MOE_DOWN: rows of y a worker sums up at a time */
     CPU_HC_MAX = 16,
     CPU_T_MAX = 4096,
 };

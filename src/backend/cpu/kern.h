@@ -19,8 +19,9 @@
 enum cpu_tier {
     CPU_TIER_C = 1,
     CPU_TIER_AVX2 = 2,
-    CPU_TIER_AVX512 = 4,       /* x86-64-v4 */
-    CPU_TIER_AVX512VNNI = 8,   /* and VNNI, VBMI */
+    CPU_TIER_AVXVNNI = 4,      /* and the 8-bit dot instructions of 256 bits */
+    CPU_TIER_AVX512 = 8,       /* x86-64-v4 */
+    CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
@@ -40,15 +41,25 @@ enum {
  * Terms are packed in exactly that order, so that kernels read straight ahead. F32: a panel
  * holds for each element 16 floats (one per row), a tile 8 floats (one per token). A8: blocks
  * of 32 elements instead of elements: */
-struct pack_w {                   /* one block of 16 rows */
-    int16_t w[16][KERN_PANEL][2]; /* [pair of elements][row] */
-    float d[KERN_PANEL], m[KERN_PANEL];
+struct pack_w {                  /* one block of 16 rows; which fields count: kern_panel.h */
+    uint8_t q[8][KERN_PANEL][4]; /* codes [four elements][row], in the form of the tier */
+    float d[KERN_PANEL];
+    float s[2][KERN_PANEL]; /* factors of the block, or of its two halves */
+    float m[KERN_PANEL];    /* negated */
     int16_t mc[KERN_PANEL][2];
 };
-struct pack_x { /* one block of 8 tokens */
-    int16_t q[16][KERN_TOKENS][2];
-    float d[KERN_TOKENS];
-    int16_t sum[KERN_TOKENS][2];
+struct pack_x {       /* tokens of a gathering; planes [block][stride] */
+    uint32_t stride;  /* at least PACK_PAD more than there are tokens */
+    unsigned char *q; /* codes, at most 64 bytes each, in the form of the tier */
+    float *d;
+    int32_t *bias; /* what the sums of a block start at */
+    int16_t (*sum)[2];
+};
+enum { PACK_PAD = 3 };
+/* What a product of packed blocks may ask memory for meanwhile: the next weights. */
+struct next_rows {
+    const char *p;
+    size_t bytes;
 };
 
 /* Integer form of one weight row (quant_codes32), n elements. */
@@ -87,20 +98,17 @@ struct index_query {
     uint32_t heads; /* padded */
 };
 
-typedef void codes_fn(const void *row, size_t n, struct row_codes *out);
 typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
                         const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
                         size_t out_ld);
 
 struct cpu_kern {
-    const char *name; /* "c", "avx2", "avx512", "avx512vnni" */
+    const char *name; /* "c", "avx2", "avx512vnni", ... */
 
     /* ---- weights to numbers ---- */
     /* Elements [k0, k0 + n) of a row as floats; k0 and n as quant_decode. */
     void (*weight_decode)(uint32_t type, const void *row, size_t k0, size_t n, float *out);
     void (*weight_codes)(uint32_t type, const void *row, size_t n, struct row_codes *out);
-    /* The same for one format, where a tier has it; else NULL. */
-    codes_fn *codes_of[QT_COUNT];
 
     /* ---- products, one row at a time: few tokens ---- */
     /* out[t * out_ld + r] = DOT(row r, x[t]), F32 form; type F32, F16 or BF16. */
@@ -117,15 +125,20 @@ struct cpu_kern {
     /* ---- products of packed blocks: many tokens ---- */
     /* n_row <= 16 decoded rows of n floats, stride ld, into one panel; missing rows are zero. */
     void (*pack_rows_f32)(const float *w, size_t ld, uint32_t n_row, size_t n, float *panel);
-    void (*pack_row_a8)(const struct row_codes *w, uint32_t r, size_t n, struct pack_w *panel);
+    /* n_row <= 16 rows of a block format, as they lie in the file. */
+    void (*pack_panel)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row, size_t n,
+                       struct pack_w *panel);
     /* 16 tokens into two tiles. */
     void (*pack_tokens_f32)(const float *const x[16], size_t n, float *lo, float *hi);
-    void (*pack_tokens_a8)(const struct act_codes x[8], size_t n, struct pack_x *tile);
+    /* n_tok tokens into the planes of x; the places behind them repeat the last. */
+    void (*pack_tokens_a8)(const struct act_codes *t, uint32_t n_tok, size_t n,
+                           const struct pack_x *x);
     /* out[t][r] for two panels (32 rows) and one tile (8 tokens). */
     void (*tile_f32)(const float *lo, const float *hi, const float *x, size_t n,
                      float out[KERN_TOKENS][KERN_ROWS]);
-    void (*tile_a8)(const struct pack_w *lo, const struct pack_w *hi, const struct pack_x *x,
-                    size_t n, bool has_min, float out[KERN_TOKENS][KERN_ROWS]);
+    /* out[t][r] for two panels of a format and n_tok tokens. */
+    void (*tiles_a8)(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS]);
 
     /* ---- vectors ---- */
     void (*exp_vec)(float *x, size_t n); /* in place */
@@ -203,6 +216,7 @@ void kern_init_avx512(struct cpu_kern *k);
 void kern_init_neon(struct cpu_kern *k);
 void kern_init_dotprod(struct cpu_kern *k);
 void kern_init_i8mm(struct cpu_kern *k);
+void kern_init_avxvnni(struct cpu_kern *k);    /* on top of kern_init_avx2 */
 void kern_init_avx512vnni(struct cpu_kern *k); /* on top of kern_init_avx512 */
 /* The format kernels of AVX2, for the tiers above it, too. */
 void kern_rows_avx2(struct cpu_kern *k);

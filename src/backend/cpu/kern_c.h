@@ -13,29 +13,10 @@
 #include <string.h>
 
 #include "backend/cpu/kern.h"
+#include "backend/cpu/kern_order.h"
 #include "base/num.h"
 #include "op/rows.h"
 #include "quant/formats.h"
-
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
-/* Order in which lanes are visited: the halving tree joins neighbours of this list. */
-static const uint8_t lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
-
-/* Where the terms of lane l begin in a packed form of n terms: base[l]. */
-static void lane_bases(size_t n, size_t base[16])
-{
-    size_t at = 0;
-    for (int i = 0; i < 16; i++) {
-        int l = lane_order[i];
-        base[l] = at;
-        at += n / 16 + ((size_t)l < n % 16);
-    }
-}
 
 /* exp, error below 1.5 units in the last place, exactly 1 at 0, NaN passes, -inf gives 0. x = n
  * ln 2 + r with |r| <= ln 2 / 2; exp r by a polynomial; 2^n in two factors, so that results
@@ -76,6 +57,8 @@ static void exp_vec(float *x, size_t n)
 #include "backend/cpu/kern_prod.h"
 #include "backend/cpu/kern_rows.h"
 #include "backend/cpu/kern_index.h"
+#include "backend/cpu/kern_panel.h"
+#include "backend/cpu/kern_tile.h"
 
 /* ---- vectors ---- */
 
@@ -223,11 +206,11 @@ void KERN_INIT(struct cpu_kern *k)
         .rows_a8 = {[QT_Q8_0] = rows_q8_0},
         .row_a8 = row_a8,
         .pack_rows_f32 = pack_rows_f32,
-        .pack_row_a8 = pack_row_a8,
+        .pack_panel = pack_panel,
         .pack_tokens_f32 = pack_tokens_f32,
         .pack_tokens_a8 = pack_tokens_a8,
         .tile_f32 = tile_f32,
-        .tile_a8 = tile_a8,
+        .tiles_a8 = tiles_a8,
         .exp_vec = exp_vec,
         .sum_squares = sum_squares,
         .scale_vec = scale_vec,

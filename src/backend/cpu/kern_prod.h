@@ -267,21 +267,6 @@ static void pack_rows_f32(const float *w, size_t ld, uint32_t n_row, size_t n, f
     }
 }
 
-static void pack_row_a8(const struct row_codes *w, uint32_t r, size_t n, struct pack_w *panel)
-{
-    size_t base[16];
-    lane_bases(n / 32, base);
-    for (size_t b = 0; b < n / 32; b++) {
-        struct pack_w *to = &panel[base[b % 16] + b / 16];
-        for (int p = 0; p < 16; p++) {
-            memcpy(to->w[p][r], w->w + 32 * b + 2 * p, 4);
-        }
-        to->d[r] = w->d[b];
-        to->m[r] = w->has_min ? -w->m[b] : 0.0f;
-        memcpy(to->mc[r], w->has_min ? w->mc + 2 * b : (const int16_t[2]){0, 0}, 4);
-    }
-}
-
 static void pack_tokens_f32(const float *const x[16], size_t n, float *lo, float *hi)
 {
     size_t base[16], i = 0;
@@ -302,26 +287,6 @@ static void pack_tokens_f32(const float *const x[16], size_t n, float *lo, float
         for (int j = 0; j < 8; j++) {
             lo[at + (size_t)j] = x[j][i];
             hi[at + (size_t)j] = x[j + 8][i];
-        }
-    }
-}
-
-static void pack_tokens_a8(const struct act_codes x[8], size_t n, struct pack_x *tile)
-{
-    size_t base[16];
-    lane_bases(n / 32, base);
-    for (size_t b = 0; b < n / 32; b++) {
-        struct pack_x *to = &tile[base[b % 16] + b / 16];
-        for (int t = 0; t < KERN_TOKENS; t++) {
-            int16_t wide[32];
-            for (int i = 0; i < 32; i++) {
-                wide[i] = x[t].q[32 * b + (size_t)i];
-            }
-            for (int p = 0; p < 16; p++) {
-                memcpy(to->q[p][t], wide + 2 * p, 4);
-            }
-            to->d[t] = x[t].d[b];
-            memcpy(to->sum[t], x[t].sum + 2 * b, 4);
         }
     }
 }
@@ -402,88 +367,6 @@ static void tile_f32(const float *lo, const float *hi, const float *x, size_t n,
     for (int p = 0; p < 2; p += V16_PANELS) {
         for (int t = 0; t < KERN_TOKENS; t += V16_TOKENS) {
             tile_part_f32(w + p, x + t, n, (float(*)[KERN_ROWS])(&out[t][p * KERN_PANEL]));
-        }
-    }
-}
-
-/* One block into the running lane sums. */
-static inline void block_a8(const struct pack_w *const w[V16_PANELS], const struct pack_x *x,
-                            int t0, bool has_min, v16 acc[V16_PANELS][V16_TOKENS])
-{
-    i16 sum[V16_PANELS][V16_TOKENS];
-    UNROLL for (int p = 0; p < V16_PANELS; p++)
-    {
-        UNROLL for (int t = 0; t < V16_TOKENS; t++)
-        {
-            sum[p][t] = i16_zero();
-        }
-    }
-    for (int i = 0; i < 16; i++) {
-        UNROLL for (int t = 0; t < V16_TOKENS; t++)
-        {
-            UNROLL for (int p = 0; p < V16_PANELS; p++)
-            {
-                sum[p][t] = i16_madd(sum[p][t], w[p]->w[i][0], x->q[i][t0 + t]);
-            }
-        }
-    }
-    UNROLL for (int p = 0; p < V16_PANELS; p++)
-    {
-        v16 d = v16_load(w[p]->d), m = v16_load(w[p]->m);
-        UNROLL for (int t = 0; t < V16_TOKENS; t++)
-        {
-            v16 da = v16_set1(x->d[t0 + t]);
-            acc[p][t] = v16_fma(v16_mul(d, da), i16_to_f32(sum[p][t]), acc[p][t]);
-            if (has_min) {
-                i16 i2 = i16_madd(i16_zero(), w[p]->mc[0], x->sum[t0 + t]);
-                acc[p][t] = v16_fma(v16_mul(m, da), i16_to_f32(i2), acc[p][t]);
-            }
-        }
-    }
-}
-
-static inline void tile_part_a8(const struct pack_w *const w[V16_PANELS],
-                                const struct pack_x *x, int t0, size_t n_block, bool has_min,
-                                float out[][KERN_ROWS])
-{
-    struct lane_stack s;
-    s.n = 0;
-    size_t k = 0;
-    for (int i = 0; i < 16; i++) {
-        size_t end = k + n_block / 16 + (lane_order[i] < n_block % 16);
-        v16 acc[V16_PANELS][V16_TOKENS];
-        UNROLL for (int p = 0; p < V16_PANELS; p++)
-        {
-            UNROLL for (int t = 0; t < V16_TOKENS; t++)
-            {
-                acc[p][t] = v16_set1(0);
-            }
-        }
-        for (; k < end; k++) {
-            const struct pack_w *wk[V16_PANELS];
-            UNROLL for (int p = 0; p < V16_PANELS; p++)
-            {
-                wk[p] = w[p] + k;
-            }
-            block_a8(wk, x + k, t0, has_min, acc);
-        }
-        lane_push(&s, i, acc);
-    }
-    for (int p = 0; p < V16_PANELS; p++) {
-        for (int t = 0; t < V16_TOKENS; t++) {
-            v16_store(out[t] + p * KERN_PANEL, s.sum[0][p][t]);
-        }
-    }
-}
-
-static void tile_a8(const struct pack_w *lo, const struct pack_w *hi, const struct pack_x *x,
-                    size_t n, bool has_min, float out[KERN_TOKENS][KERN_ROWS])
-{
-    const struct pack_w *const w[2] = {lo, hi};
-    for (int p = 0; p < 2; p += V16_PANELS) {
-        for (int t = 0; t < KERN_TOKENS; t += V16_TOKENS) {
-            tile_part_a8(w + p, x, t, n / 32, has_min,
-                         (float(*)[KERN_ROWS])(&out[t][p * KERN_PANEL]));
         }
     }
 }

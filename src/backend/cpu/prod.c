@@ -1,8 +1,8 @@
 /* prod.c - products of weights and activations (prod.h): gathering tokens, decoding and packing
  * weights, choosing the kernel. No arithmetic on values happens here.
  *
- * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens,
- * tile by tile; the tiles stay in the second-level cache meanwhile. Weights of block formats
+ * In the packed way a block of 32 weight rows is decoded once and meets all gathered tokens;
+ * both stay in the second-level cache meanwhile. Weights of block formats
  * that read F32 activations (oracle runs) are decoded to floats first and then treated as F32.
  * Read next: linear.c. */
 #include "backend/cpu/prod.h"
@@ -43,7 +43,12 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
         p->codes.mc = carve_take(c, 2 * blocks, sizeof(int16_t));
     }
     if (a8 && packed) {
-        p->tiles_a8 = carve_take(c, blocks * (pad / KERN_TOKENS), sizeof(struct pack_x));
+        struct pack_x *x = &p->tiles_a8;
+        uint64_t n = blocks * (pad + PACK_PAD);
+        x->q = carve_take(c, n, 64);
+        x->d = carve_take(c, n, sizeof *x->d);
+        x->bias = carve_take(c, n, sizeof *x->bias);
+        x->sum = carve_take(c, n, sizeof *x->sum);
         p->panels_a8 = carve_take(c, 2 * blocks, sizeof(struct pack_w));
     }
 }
@@ -91,10 +96,8 @@ static void pack_tokens(struct prod_x *px, uint32_t form, uint32_t cols, uint32_
             k->pack_tokens_f32(tmp->rows_f32 + t, cols, lo, lo + tile);
         }
     } else {
-        for (uint32_t t = 0; t < pad; t += KERN_TOKENS) {
-            k->pack_tokens_a8(tmp->rows_a8 + t, cols,
-                              tmp->tiles_a8 + (size_t)(t / KERN_TOKENS) * (cols / 32));
-        }
+        tmp->tiles_a8.stride = px->n + PACK_PAD;
+        k->pack_tokens_a8(tmp->rows_a8, px->n, cols, &tmp->tiles_a8);
     }
 }
 
@@ -125,6 +128,7 @@ struct wrows { /* the rows of one block */
     const unsigned char *base;
     size_t row_bytes;
     uint32_t type, n_row, cols;
+    struct next_rows next; /* what lies behind them */
 };
 
 static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
@@ -142,17 +146,6 @@ static void few_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     }
 }
 
-static void codes_row(struct prod_x *px, const struct wrows *r, uint32_t i)
-{
-    const struct cpu_kern *k = px->w->k;
-    const void *row = r->base + i * r->row_bytes;
-    if (k->codes_of[r->type]) {
-        k->codes_of[r->type](row, r->cols, &px->tmp->codes);
-    } else {
-        k->weight_codes(r->type, row, r->cols, &px->tmp->codes);
-    }
-}
-
 static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
 {
     const struct cpu_kern *k = px->w->k;
@@ -162,7 +155,7 @@ static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_R
         return;
     }
     for (uint32_t i = 0; i < r->n_row; i++) {
-        codes_row(px, r, i);
+        k->weight_codes(r->type, r->base + i * r->row_bytes, r->cols, &px->tmp->codes);
         k->row_a8(&px->tmp->codes, px->tmp->rows_a8, px->n, r->cols, out[0] + i, KERN_ROWS);
     }
 }
@@ -191,20 +184,17 @@ static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
 {
     const struct cpu_kern *k = px->w->k;
     struct prod_tmp *tmp = px->tmp;
-    size_t blocks = r->cols / 32;
-    bool has_min = false;
-    for (uint32_t i = 0; i < KERN_ROWS; i++) { /* rows behind the last repeat it, unused */
-        if (i < r->n_row) {
-            codes_row(px, r, i);
-            has_min = tmp->codes.has_min;
-        }
-        k->pack_row_a8(&tmp->codes, i % KERN_PANEL, r->cols,
-                       tmp->panels_a8 + i / KERN_PANEL * blocks);
+    struct pack_w *lo = tmp->panels_a8, *hi = lo + r->cols / 32;
+    uint32_t n_lo = MIN(r->n_row, (uint32_t)KERN_PANEL);
+    k->pack_panel(r->type, r->base, r->row_bytes, n_lo, r->cols, lo);
+    if (r->n_row > n_lo) {
+        k->pack_panel(r->type, r->base + n_lo * r->row_bytes, r->row_bytes, r->n_row - n_lo,
+                      r->cols, hi);
+    } else {
+        hi = lo; /* unused rows */
     }
-    for (uint32_t t = 0; t < px->n; t += KERN_TOKENS) {
-        k->tile_a8(tmp->panels_a8, tmp->panels_a8 + blocks,
-                   tmp->tiles_a8 + t / KERN_TOKENS * blocks, r->cols, has_min, out + t);
-    }
+    k->tiles_a8(r->type, (const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8, px->n,
+                r->cols, r->next, out);
 }
 
 void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,
@@ -216,7 +206,9 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
                       .type = weight->type,
                       .n_row = n_row,
                       .cols = m->cols};
-    assert(n_row <= KERN_ROWS);
+    assert(n_row <= KERN_ROWS && r0 + n_row <= m->rows);
+    r.next.p = (const char *)r.base + n_row * r.row_bytes;
+    r.next.bytes = MIN(m->rows - r0 - n_row, n_row) * r.row_bytes;
     need_tokens(px, m->act, col0, m->cols);
     bool packed = px->n > CPU_FEW;
     if (m->act == FORM_F32) {

@@ -15,7 +15,7 @@ struct prod_tmp {
     const float **rows_f32;    /* [max_tok padded to 16] */
     struct act_codes *rows_a8; /* the same */
     float *tiles_f32;          /* packed tokens */
-    struct pack_x *tiles_a8;
+    struct pack_x tiles_a8;
     float *wide;       /* 16 decoded weight rows */
     float *panels_f32; /* 2 packed panels */
     struct pack_w *panels_a8;

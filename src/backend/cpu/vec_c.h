@@ -26,6 +26,11 @@ typedef struct i16 i16;
 #define V16_VALUE_COLS 4
 /* V16_FAST_F16: v16_load_f16 is one instruction or few. */
 
+#define W_BIAS 0      /* added to the codes of panels, for dot instructions that want it */
+#define X_BYTES 32    /* of 32 activations in a packed tile */
+#define TILE_TOKENS 4 /* tokens of a tile of 8-bit products */
+#define TILE_HALVES 4 /* the same where scales go by halves */
+
 static inline v16 v16_set1(float a)
 {
     v16 r;
@@ -166,6 +171,136 @@ static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
         }
     }
     idot32x4(wide, q, out);
+}
+
+/* ---- bits and bytes: decoding weights sixteen rows at a time ---- */
+
+static inline i16 i16_load(const void *p)
+{
+    i16 r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline void i16_store(void *p, i16 a)
+{
+    memcpy(p, &a, sizeof a);
+}
+static inline i16 i16_set1(int32_t a)
+{
+    i16 r;
+    for (int l = 0; l < 16; l++) {
+        r.i[l] = a;
+    }
+    return r;
+}
+static inline i16 i16_and(i16 a, i16 b)
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] &= b.i[l];
+    }
+    return a;
+}
+static inline i16 i16_or(i16 a, i16 b)
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] |= b.i[l];
+    }
+    return a;
+}
+static inline i16 i16_xor(i16 a, i16 b)
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] ^= b.i[l];
+    }
+    return a;
+}
+static inline i16 i16_srl(i16 a, int by)
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] = (int32_t)((uint32_t)a.i[l] >> by);
+    }
+    return a;
+}
+static inline i16 i16_sll(i16 a, int by)
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] = (int32_t)((uint32_t)a.i[l] << by);
+    }
+    return a;
+}
+static inline i16 i16_sub8(i16 a, i16 b) /* byte by byte, wrapping */
+{
+    uint8_t x[64], y[64];
+    memcpy(x, &a, sizeof x);
+    memcpy(y, &b, sizeof y);
+    for (int i = 0; i < 64; i++) {
+        x[i] = (uint8_t)(x[i] - y[i]);
+    }
+    return i16_load(x);
+}
+static inline i16 i16_mul16(i16 a, i16 b) /* 16 bits at a time, the low half of each product */
+{
+    for (int l = 0; l < 16; l++) {
+        uint32_t x = (uint32_t)a.i[l], y = (uint32_t)b.i[l];
+        a.i[l] =
+            (int32_t)(((x & 0xFFFF) * (y & 0xFFFF) & 0xFFFF) | (x >> 16) * (y >> 16) << 16);
+    }
+    return a;
+}
+/* Every byte, below 16, through a table of 16. */
+static inline i16 i16_lookup(const int8_t *table, i16 a)
+{
+    uint8_t x[64];
+    memcpy(x, &a, sizeof x);
+    for (int i = 0; i < 64; i++) {
+        x[i] = (uint8_t)table[x[i]];
+    }
+    return i16_load(x);
+}
+/* Four dwords of sixteen rows, `stride` bytes apart: out[j] lane r = dword j of row r. */
+static inline void i16_rows(const char *p, size_t stride, i16 out[4])
+{
+    for (size_t r = 0; r < 16; r++) {
+        for (size_t j = 0; j < 4; j++) {
+            out[j].i[r] = (int32_t)load_le32(p + r * stride + 4 * j);
+        }
+    }
+}
+/* The low 16 bits of each lane as f16. */
+static inline v16 v16_half(i16 a)
+{
+    v16 r;
+    for (int l = 0; l < 16; l++) {
+        r.f[l] = f16_to_f32((uint16_t)a.i[l]);
+    }
+    return r;
+}
+
+/* ---- 8-bit products of panels: four codes of sixteen rows with four of a token ---- */
+
+typedef const int8_t *w4, *x4;
+
+/* 32 activations as a tile holds them. */
+static inline void x_pack(const int8_t *q, unsigned char *to)
+{
+    memcpy(to, q, 32);
+}
+static inline w4 w4_load(const void *p)
+{
+    return p;
+}
+static inline x4 x4_load(const void *p)
+{
+    return p;
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    for (int l = 0; l < 16; l++) {
+        for (int i = 0; i < 4; i++) {
+            acc.i[l] += w[4 * l + i] * x[i];
+        }
+    }
+    return acc;
 }
 
 #endif

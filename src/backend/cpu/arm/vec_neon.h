@@ -17,6 +17,10 @@ typedef int32x4x4_t i16;
 #define V16_VALUE_HEADS 2
 #define V16_VALUE_COLS 2
 #define V16_FAST_F16
+#define W_BIAS 0
+#define X_BYTES 32
+#define TILE_TOKENS 4
+#define TILE_HALVES 4
 
 static inline v16 v16_set1(float a)
 {
@@ -230,6 +234,155 @@ static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
         }
     }
     isum4(p, out);
+}
+#endif
+
+/* ---- bits and bytes ---- */
+
+#define EACH(expr)                    \
+    do {                              \
+        for (int i = 0; i < 4; i++) { \
+            a.val[i] = expr;          \
+        }                             \
+        return a;                     \
+    } while (0)
+
+static inline i16 i16_load(const void *p)
+{
+    const int8_t *b = p;
+    return (i16){{vreinterpretq_s32_s8(vld1q_s8(b)), vreinterpretq_s32_s8(vld1q_s8(b + 16)),
+                  vreinterpretq_s32_s8(vld1q_s8(b + 32)),
+                  vreinterpretq_s32_s8(vld1q_s8(b + 48))}};
+}
+static inline void i16_store(void *p, i16 a)
+{
+    int8_t *b = p;
+    for (int i = 0; i < 4; i++) {
+        vst1q_s8(b + 16 * i, vreinterpretq_s8_s32(a.val[i]));
+    }
+}
+static inline i16 i16_set1(int32_t a)
+{
+    int32x4_t v = vdupq_n_s32(a);
+    return (i16){{v, v, v, v}};
+}
+static inline i16 i16_and(i16 a, i16 b)
+{
+    EACH(vandq_s32(a.val[i], b.val[i]));
+}
+static inline i16 i16_or(i16 a, i16 b)
+{
+    EACH(vorrq_s32(a.val[i], b.val[i]));
+}
+static inline i16 i16_xor(i16 a, i16 b)
+{
+    EACH(veorq_s32(a.val[i], b.val[i]));
+}
+static inline i16 i16_srl(i16 a, int by)
+{
+    int32x4_t s = vdupq_n_s32(-by);
+    EACH(vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a.val[i]), s)));
+}
+static inline i16 i16_sll(i16 a, int by)
+{
+    int32x4_t s = vdupq_n_s32(by);
+    EACH(vshlq_s32(a.val[i], s));
+}
+static inline i16 i16_sub8(i16 a, i16 b)
+{
+    EACH(vreinterpretq_s32_s8(
+        vsubq_s8(vreinterpretq_s8_s32(a.val[i]), vreinterpretq_s8_s32(b.val[i]))));
+}
+static inline i16 i16_mul16(i16 a, i16 b)
+{
+    EACH(vreinterpretq_s32_s16(
+        vmulq_s16(vreinterpretq_s16_s32(a.val[i]), vreinterpretq_s16_s32(b.val[i]))));
+}
+static inline i16 i16_lookup(const int8_t *table, i16 a)
+{
+    int8x16_t t = vld1q_s8(table);
+    EACH(vreinterpretq_s32_s8(vqtbl1q_s8(t, vreinterpretq_u8_s32(a.val[i]))));
+}
+#undef EACH
+static inline void i16_rows(const char *p, size_t stride, i16 out[4])
+{
+    for (int k = 0; k < 4; k++) {
+        float32x4_t r[4];
+        for (int i = 0; i < 4; i++, p += stride) {
+            r[i] = vreinterpretq_f32_u8(vld1q_u8((const void *)p));
+        }
+        transpose4(r);
+        for (int j = 0; j < 4; j++) {
+            out[j].val[k] = vreinterpretq_s32_f32(r[j]);
+        }
+    }
+}
+static inline v16 v16_half(i16 a)
+{
+    v16 r;
+    for (int i = 0; i < 4; i++) {
+        r.val[i] =
+            vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_s32(a.val[i]))));
+    }
+    return r;
+}
+
+/* ---- 8-bit products of panels ---- */
+
+static inline void x_pack(const int8_t *q, unsigned char *to)
+{
+    memcpy(to, q, 32);
+}
+#ifdef __ARM_FEATURE_DOTPROD
+typedef struct {
+    int8x16_t val[4];
+} w4;
+typedef int8x16_t x4;
+
+static inline w4 w4_load(const void *p)
+{
+    const int8_t *b = p;
+    return (w4){{vld1q_s8(b), vld1q_s8(b + 16), vld1q_s8(b + 32), vld1q_s8(b + 48)}};
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(x));
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    for (int i = 0; i < 4; i++) {
+        acc.val[i] = vdotq_s32(acc.val[i], w.val[i], x);
+    }
+    return acc;
+}
+#else
+typedef const int8_t *w4;
+typedef int16x8_t x4; /* four elements, twice */
+
+static inline w4 w4_load(const void *p)
+{
+    return p;
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(x)));
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    for (int i = 0; i < 4; i++) { /* rows 4i, 4i + 1, then 4i + 2, 4i + 3 */
+        int16x8_t a = vmovl_s8(vld1_s8(w + 16 * i)), b = vmovl_s8(vld1_s8(w + 16 * i + 8));
+        int32x4_t lo = vmull_s16(vget_low_s16(a), vget_low_s16(x));
+        int32x4_t lo2 = vmull_high_s16(a, x);
+        int32x4_t hi = vmull_s16(vget_low_s16(b), vget_low_s16(x));
+        int32x4_t hi2 = vmull_high_s16(b, x);
+        acc.val[i] =
+            vaddq_s32(acc.val[i], vpaddq_s32(vpaddq_s32(lo, lo2), vpaddq_s32(hi, hi2)));
+    }
+    return acc;
 }
 #endif
 

@@ -1,18 +1,24 @@
 /* kern_avx512vnni.c - the tier of processors that have VNNI and VBMI beside x86-64-v4: the
- * kernels of the avx512 tier, and decode products of the block formats with 8-bit dot
- * instructions and byte permutes. Read next: dot_avx512vnni.h. */
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
+ * kernels of the avx512 tier, and products of the block formats with 8-bit dot instructions and
+ * byte permutes: row by row and packed. Read next: dot_avx512vnni.h.
+ */
+#include "backend/cpu/kern.h"
+#include "backend/cpu/kern_order.h"
+#include "backend/cpu/x86/vec_avx512.h"
+
+#include "backend/cpu/kern_panel.h"
+#include "backend/cpu/kern_tile.h"
 #include "backend/cpu/x86/dot_4_avx512vnni.h"
 #include "backend/cpu/x86/dot_iq2_avx512vnni.h"
 #include "backend/cpu/x86/dot_k_avx512vnni.h"
+#include "backend/cpu/x86/panel_iq2_avx512vnni.h"
 
 void kern_init_avx512vnni(struct cpu_kern *k)
 {
     k->name = "avx512vnni";
+    k->pack_panel = pack_panel_vbmi;
+    k->pack_tokens_a8 = pack_tokens_a8;
+    k->tiles_a8 = tiles_a8;
     k->rows_a8[QT_Q2_K] = rows_q2_k;
     k->rows_a8[QT_Q3_K] = rows_q3_k;
     k->rows_a8[QT_Q4_K] = rows_q4_k;

@@ -1,7 +1,6 @@
 /* rows_avx2.c - decode products of block formats straight from the file's bytes, and their
  * decoding for packed ones, for AVX2: entries of the tables of the tiers from avx2 on. Read
  * next: dot_avx2.h. */
-#include "backend/cpu/x86/codes_avx2.h"
 #include "backend/cpu/x86/dot_iq2_avx2.h"
 #include "backend/cpu/x86/dot_k_avx2.h"
 
@@ -15,9 +14,4 @@ void kern_rows_avx2(struct cpu_kern *k)
     k->rows_a8[QT_Q4_0] = rows_q4_0;
     k->rows_a8[QT_MXFP4] = rows_mxfp4;
     k->rows_a8[QT_IQ2_XXS] = rows_iq2_xxs;
-    k->codes_of[QT_Q2_K] = codes_q2_k;
-    k->codes_of[QT_Q4_K] = codes_q4_k;
-    k->codes_of[QT_Q6_K] = codes_q6_k;
-    k->codes_of[QT_MXFP4] = codes_mxfp4;
-    k->codes_of[QT_IQ2_XXS] = codes_iq2_xxs;
 }

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/x86/x_pack.h"
+
 typedef struct {
     __m256 lo, hi;
 } v16;
@@ -21,6 +23,13 @@ typedef struct {
 #define V16_VALUE_HEADS 2
 #define V16_VALUE_COLS 2
 #define V16_FAST_F16
+#ifdef __AVXVNNI__
+#define TILE_TOKENS 3
+#define TILE_HALVES 3
+#else
+#define TILE_TOKENS 4
+#define TILE_HALVES 4
+#endif
 
 static inline v16 v16_set1(float a)
 {
@@ -182,5 +191,145 @@ static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
     }
     isum4(p, out);
 }
+
+/* ---- bits and bytes ---- */
+
+static inline i16 i16_load(const void *p)
+{
+    return (i16){_mm256_loadu_si256(p),
+                 _mm256_loadu_si256((const void *)((const char *)p + 32))};
+}
+static inline void i16_store(void *p, i16 a)
+{
+    _mm256_storeu_si256(p, a.lo);
+    _mm256_storeu_si256((void *)((char *)p + 32), a.hi);
+}
+static inline i16 i16_set1(int32_t a)
+{
+    return (i16){_mm256_set1_epi32(a), _mm256_set1_epi32(a)};
+}
+static inline i16 i16_and(i16 a, i16 b)
+{
+    return (i16){_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};
+}
+static inline i16 i16_or(i16 a, i16 b)
+{
+    return (i16){_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
+}
+static inline i16 i16_xor(i16 a, i16 b)
+{
+    return (i16){_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)};
+}
+static inline i16 i16_srl(i16 a, int by)
+{
+    return (i16){(__m256i)((__v8su)a.lo >> by), (__m256i)((__v8su)a.hi >> by)};
+}
+static inline i16 i16_sll(i16 a, int by)
+{
+    return (i16){(__m256i)((__v8su)a.lo << by), (__m256i)((__v8su)a.hi << by)};
+}
+static inline i16 i16_sub8(i16 a, i16 b)
+{
+    return (i16){_mm256_sub_epi8(a.lo, b.lo), _mm256_sub_epi8(a.hi, b.hi)};
+}
+static inline i16 i16_mul16(i16 a, i16 b)
+{
+    return (i16){_mm256_mullo_epi16(a.lo, b.lo), _mm256_mullo_epi16(a.hi, b.hi)};
+}
+static inline i16 i16_lookup(const int8_t *table, i16 a)
+{
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+    return (i16){_mm256_shuffle_epi8(t, a.lo), _mm256_shuffle_epi8(t, a.hi)};
+}
+static inline __m256i rows_2(const char *p, size_t stride) /* rows 0 and 4 */
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)p)),
+                                   _mm_loadu_si128((const void *)(p + 4 * stride)), 1);
+}
+static inline void rows_8(const char *p, size_t stride, __m256i out[4])
+{
+    __m256i a = rows_2(p, stride), b = rows_2(p + stride, stride);
+    __m256i c = rows_2(p + 2 * stride, stride), d = rows_2(p + 3 * stride, stride);
+    __m256i ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d);
+    out[0] = _mm256_unpacklo_epi64(ab, cd);
+    out[1] = _mm256_unpackhi_epi64(ab, cd);
+    ab = _mm256_unpackhi_epi32(a, b);
+    cd = _mm256_unpackhi_epi32(c, d);
+    out[2] = _mm256_unpacklo_epi64(ab, cd);
+    out[3] = _mm256_unpackhi_epi64(ab, cd);
+}
+static inline void i16_rows(const char *p, size_t stride, i16 out[4])
+{
+    __m256i lo[4], hi[4];
+    rows_8(p, stride, lo);
+    rows_8(p + 8 * stride, stride, hi);
+    for (int j = 0; j < 4; j++) {
+        out[j] = (i16){lo[j], hi[j]};
+    }
+}
+static inline v16 v16_half(i16 a)
+{
+    const __m256i low = _mm256_set1_epi32(0xFFFF);
+    __m256i x = _mm256_packus_epi32(_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low));
+    x = _mm256_permute4x64_epi64(x, 0xD8);
+    return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
+                 _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+}
+
+/* ---- 8-bit products of panels ---- */
+
+#ifdef __AVXVNNI__
+typedef i16 w4;
+typedef __m256i x4;
+
+static inline w4 w4_load(const void *p)
+{
+    return i16_load(p);
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return _mm256_set1_epi32(x);
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    return (i16){_mm256_dpbusd_avx_epi32(acc.lo, w.lo, x),
+                 _mm256_dpbusd_avx_epi32(acc.hi, w.hi, x)};
+}
+#else
+/* Without the instruction: even and odd bytes as words. */
+typedef struct {
+    i16 even, odd;
+} w4;
+typedef struct {
+    __m256i even, odd;
+} x4;
+
+static inline __m256i even_words(__m256i a)
+{
+    return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
+}
+static inline w4 w4_load(const void *p)
+{
+    i16 v = i16_load(p);
+    return (w4){{even_words(v.lo), even_words(v.hi)},
+                {_mm256_srai_epi16(v.lo, 8), _mm256_srai_epi16(v.hi, 8)}};
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x[2];
+    memcpy(x, p, 8);
+    return (x4){_mm256_set1_epi32(x[0]), _mm256_set1_epi32(x[1])};
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    acc.lo = _mm256_add_epi32(acc.lo, _mm256_madd_epi16(w.even.lo, x.even));
+    acc.hi = _mm256_add_epi32(acc.hi, _mm256_madd_epi16(w.even.hi, x.even));
+    acc.lo = _mm256_add_epi32(acc.lo, _mm256_madd_epi16(w.odd.lo, x.odd));
+    acc.hi = _mm256_add_epi32(acc.hi, _mm256_madd_epi16(w.odd.hi, x.odd));
+    return acc;
+}
+#endif
 
 #endif

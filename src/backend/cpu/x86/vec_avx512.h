@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/x86/x_pack.h"
+
 typedef __m512 v16;
 typedef __m512i i16;
 
@@ -16,6 +18,12 @@ typedef __m512i i16;
 #define V16_VALUE_HEADS 4
 #define V16_VALUE_COLS 4
 #define V16_FAST_F16
+#ifdef __AVX512VNNI__
+#define TILE_TOKENS 6
+#else
+#define TILE_TOKENS 4
+#endif
+#define TILE_HALVES 4
 
 static inline v16 v16_set1(float a)
 {
@@ -158,5 +166,122 @@ static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
     }
     isum4(p, out);
 }
+
+/* ---- bits and bytes ---- */
+
+static inline i16 i16_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+static inline void i16_store(void *p, i16 a)
+{
+    _mm512_storeu_si512(p, a);
+}
+static inline i16 i16_set1(int32_t a)
+{
+    return _mm512_set1_epi32(a);
+}
+static inline i16 i16_and(i16 a, i16 b)
+{
+    return _mm512_and_si512(a, b);
+}
+static inline i16 i16_or(i16 a, i16 b)
+{
+    return _mm512_or_si512(a, b);
+}
+static inline i16 i16_xor(i16 a, i16 b)
+{
+    return _mm512_xor_si512(a, b);
+}
+static inline i16 i16_srl(i16 a, int by)
+{
+    return (i16)((__v16su)a >> by);
+}
+static inline i16 i16_sll(i16 a, int by)
+{
+    return (i16)((__v16su)a << by);
+}
+static inline i16 i16_sub8(i16 a, i16 b)
+{
+    return _mm512_sub_epi8(a, b);
+}
+static inline i16 i16_mul16(i16 a, i16 b)
+{
+    return _mm512_mullo_epi16(a, b);
+}
+static inline i16 i16_lookup(const int8_t *table, i16 a)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)), a);
+}
+static inline i16 rows_4(const char *p, size_t stride) /* rows 0, 4, 8, 12 */
+{
+    __m256i lo =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)p)),
+                                _mm_loadu_si128((const void *)(p + 4 * stride)), 1);
+    __m256i hi = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const void *)(p + 8 * stride))),
+        _mm_loadu_si128((const void *)(p + 12 * stride)), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+}
+static inline void i16_rows(const char *p, size_t stride, i16 out[4])
+{
+    i16 a = rows_4(p, stride), b = rows_4(p + stride, stride);
+    i16 c = rows_4(p + 2 * stride, stride), d = rows_4(p + 3 * stride, stride);
+    i16 ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    out[0] = _mm512_unpacklo_epi64(ab, cd);
+    out[1] = _mm512_unpackhi_epi64(ab, cd);
+    ab = _mm512_unpackhi_epi32(a, b);
+    cd = _mm512_unpackhi_epi32(c, d);
+    out[2] = _mm512_unpacklo_epi64(ab, cd);
+    out[3] = _mm512_unpackhi_epi64(ab, cd);
+}
+static inline v16 v16_half(i16 a)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
+}
+
+/* ---- 8-bit products of panels ---- */
+
+#ifdef __AVX512VNNI__
+typedef __m512i w4, x4;
+
+static inline w4 w4_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    return _mm512_dpbusd_epi32(acc, w, x);
+}
+#else
+/* Without the instruction: even and odd bytes as words. */
+typedef struct {
+    __m512i even, odd;
+} w4;
+typedef w4 x4;
+
+static inline w4 w4_load(const void *p)
+{
+    __m512i v = _mm512_loadu_si512(p);
+    return (w4){_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8), _mm512_srai_epi16(v, 8)};
+}
+static inline x4 x4_load(const void *p)
+{
+    int32_t x[2];
+    memcpy(x, p, 8);
+    return (x4){_mm512_set1_epi32(x[0]), _mm512_set1_epi32(x[1])};
+}
+static inline i16 i16_dot(i16 acc, w4 w, x4 x)
+{
+    acc = _mm512_add_epi32(acc, _mm512_madd_epi16(w.even, x.even));
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(w.odd, x.odd));
+}
+#endif
 
 #endif

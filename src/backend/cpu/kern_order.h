@@ -1,0 +1,31 @@
+/* kern_order.h - the order of lanes that all products of packed rows share (op.h, lanes16).
+ * Included once per tier, by kern_c.h or by the file of a tier that stands on another one. */
+#ifndef CPU_KERN_ORDER_H
+#define CPU_KERN_ORDER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef UNROLL
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#endif
+
+/* Order in which lanes are visited: the halving tree joins neighbours of this list. */
+static const uint8_t lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+
+/* Where the terms of lane l begin in a packed form of n terms: base[l]. */
+static inline void lane_bases(size_t n, size_t base[16])
+{
+    size_t at = 0;
+    for (int i = 0; i < 16; i++) {
+        int l = lane_order[i];
+        base[l] = at;
+        at += n / 16 + ((size_t)l < n % 16);
+    }
+}
+
+#endif

@@ -1,0 +1,303 @@
+/* kern_tile.h - products of panels (kern_panel.h) with many tokens in A8 form. Included once per
+ * tier, behind a vocabulary and kern_panel.h.
+ *
+ * A vector holds sixteen rows; a few tokens (a tile) and one or two panels are kept in
+ * registers. The unit of work is one lane of op.h: its blocks of two panels stay in the
+ * first-level cache while all tiles of a batch of tokens meet them; each tile has a stack for
+ * the lanes that wait until the tree joins them. Dot instructions of x86 want unsigned weights:
+ * codes are stored with W_BIAS added, and sums start at what that adds too much, so that the
+ * bias costs nothing. Read next: prod.c, the caller. */
+#ifndef CPU_KERN_TILE_H
+#define CPU_KERN_TILE_H
+
+enum {
+    TILE_BATCH = 48 /* tokens that go through the lanes together */
+};
+
+_Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 6, "tile_lane_any");
+
+/* One copy of the code for every kind of panel and width of tile: these are constants. */
+#define TILE_INLINE static inline __attribute__((always_inline))
+
+/* ---- tokens ---- */
+
+/* Planes of x are [block in lane order][x->stride tokens]; those behind the last token repeat
+ * it, so that tiles may be computed whole. Block by block, so that every plane is written
+ * straight ahead. */
+static void pack_tokens_a8(const struct act_codes *t, uint32_t n_tok, size_t n,
+                           const struct pack_x *x)
+{
+    size_t base[16];
+    lane_bases(n / 32, base);
+    for (size_t b = 0; b < n / 32; b++) {
+        size_t at = (base[b % 16] + b / 16) * x->stride;
+        for (uint32_t i = 0; i < x->stride; i++, at++) {
+            const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
+            x_pack(a->q + 32 * b, x->q + at * X_BYTES);
+            x->d[at] = a->d[b];
+            memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
+            if (W_BIAS) {
+                x->bias[at] = -W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+            }
+        }
+    }
+}
+
+/* ---- one block ---- */
+
+/* What a tile reads of block k: panels, and planes from its first token on. */
+struct tile_at {
+    const struct pack_w *w[V16_PANELS];
+    const unsigned char *q;
+    const float *d;
+    const int32_t *bias;
+    const int16_t (*sum)[2];
+};
+
+#ifndef TILE_SUMS
+/* Sums of the groups of four elements [g0, g1) of n_tok tokens: of the block or of a half. */
+TILE_INLINE void tile_sums(const struct tile_at *at, int g0, int g1, int n_tok,
+                           i16 sum[V16_PANELS][TILE_TOKENS])
+{
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        UNROLL for (int t = 0; t < n_tok; t++)
+        {
+            sum[p][t] = W_BIAS == 0    ? i16_zero()
+                        : g1 - g0 == 8 ? i16_set1(at->bias[t])
+                                       : i16_set1(-W_BIAS * at->sum[t][g0 / 4]);
+        }
+    }
+    UNROLL for (int g = g0; g < g1; g++)
+    {
+        w4 w[V16_PANELS];
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            w[p] = w4_load(at->w[p]->q[g]);
+        }
+        UNROLL for (int t = 0; t < n_tok; t++)
+        {
+            x4 x = x4_load(at->q + t * X_BYTES + g * (X_BYTES / 8));
+            UNROLL for (int p = 0; p < V16_PANELS; p++)
+            {
+                sum[p][t] = i16_dot(sum[p][t], w[p], x);
+            }
+        }
+    }
+}
+#define TILE_SUMS tile_sums
+#endif
+
+/* One block into the running sums of a lane. kind and n_tok are constants. */
+TILE_INLINE void tile_block(struct panel_kind kind, const struct tile_at *at, int n_tok,
+                            v16 acc[V16_PANELS][TILE_TOKENS])
+{
+    v16 i1[V16_PANELS][TILE_TOKENS];
+    i16 sum[V16_PANELS][TILE_TOKENS];
+    if (kind.form == PANEL_HALVES) {
+        TILE_SUMS(at, 0, 4, n_tok, sum);
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            v16 s = v16_load(at->w[p]->s[0]);
+            UNROLL for (int t = 0; t < n_tok; t++)
+            {
+                i1[p][t] = v16_mul(s, i16_to_f32(sum[p][t]));
+            }
+        }
+        TILE_SUMS(at, 4, 8, n_tok, sum);
+    } else {
+        TILE_SUMS(at, 0, 8, n_tok, sum);
+    }
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        const struct pack_w *w = at->w[p];
+        v16 d = v16_load(w->d), m = v16_load(w->m);
+        v16 s = v16_load(w->s[kind.form == PANEL_HALVES]);
+        UNROLL for (int t = 0; t < n_tok; t++)
+        {
+            v16 da = v16_set1(at->d[t]), f = i16_to_f32(sum[p][t]);
+            f = kind.form == PANEL_SCALED   ? v16_mul(s, f)
+                : kind.form == PANEL_HALVES ? v16_fma(s, f, i1[p][t])
+                                            : f;
+            acc[p][t] = v16_fma(v16_mul(d, da), f, acc[p][t]);
+            if (kind.has_min) {
+                i16 i2 = i16_madd(i16_zero(), w->mc[0], at->sum[t]);
+                acc[p][t] = v16_fma(v16_mul(m, da), i16_to_f32(i2), acc[p][t]);
+            }
+        }
+    }
+}
+
+/* ---- lanes ---- */
+
+/* A tile's lanes until the tree joins them: never more than five. */
+struct tile_stack {
+    v16 sum[5][V16_PANELS][TILE_TOKENS];
+};
+
+/* Blocks [k0, k1), the lane visited as number i, onto the stack. */
+TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t stride,
+                           size_t n_block, int i, int n_tok, struct tile_stack *stack)
+{
+    v16 acc[V16_PANELS][TILE_TOKENS];
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        UNROLL for (int t = 0; t < n_tok; t++)
+        {
+            acc[p][t] = v16_set1(0);
+        }
+    }
+    for (size_t k = 0; k < n_block; k++) {
+        tile_block(kind, &at, n_tok, acc);
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            at.w[p]++;
+        }
+        at.q += (size_t)stride * X_BYTES;
+        at.d += stride;
+        at.sum += stride;
+        if (W_BIAS) {
+            at.bias += stride;
+        }
+    }
+    int top = 0; /* lanes that wait: one for each bit of i */
+    for (int rest = i; rest; rest &= rest - 1) {
+        top++;
+    }
+    for (int join = i; join & 1; join >>= 1) {
+        top--;
+        UNROLL for (int p = 0; p < V16_PANELS; p++)
+        {
+            UNROLL for (int t = 0; t < n_tok; t++)
+            {
+                acc[p][t] = v16_add(stack->sum[top][p][t], acc[p][t]);
+            }
+        }
+    }
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        UNROLL for (int t = 0; t < n_tok; t++)
+        {
+            stack->sum[top][p][t] = acc[p][t];
+        }
+    }
+}
+
+/* The widths of a batch's tiles: as equal as possible, the wider ones first. */
+struct tile_cut {
+    uint32_t n, width, wider; /* tiles; tokens of each; the first `wider` have one more */
+};
+static inline struct tile_cut tile_cut(uint32_t n_tok, uint32_t most)
+{
+    uint32_t n = (n_tok + most - 1) / most;
+    return (struct tile_cut){.n = n, .width = n_tok / n, .wider = n_tok % n};
+}
+static inline uint32_t tile_first(const struct tile_cut *c, uint32_t i)
+{
+    return i * c->width + (i < c->wider ? i : c->wider);
+}
+
+/* Specialised for the number of tokens, a constant from here on; narrower tiles compute what
+ * nobody reads. */
+TILE_INLINE void tile_lane_any(struct panel_kind kind, const struct tile_at *at,
+                               uint32_t stride, size_t n_block, int i, uint32_t n_tok,
+                               struct tile_stack *stack)
+{
+    const uint32_t most = kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS;
+    if (most > 4 && n_tok == 6) {
+        tile_lane(kind, *at, stride, n_block, i, 6, stack);
+    } else if (most > 4 && n_tok == 5) {
+        tile_lane(kind, *at, stride, n_block, i, 5, stack);
+    } else {
+        tile_lane(kind, *at, stride, n_block, i, most > 4 ? 4 : (int)most, stack);
+    }
+}
+
+/* Weights come from memory while products keep the processor busy: each tile of a lane asks for
+ * `step` bytes of what is needed next, into the second-level cache. */
+static inline void ask_ahead(struct next_rows *a, size_t step)
+{
+    size_t n = a->bytes < step ? a->bytes : step;
+    for (size_t i = 0; i < n; i += 64) {
+        __builtin_prefetch(a->p + i, 0, 2);
+    }
+    a->p += n;
+    a->bytes -= n;
+}
+
+/* A batch of tokens through all lanes. */
+TILE_INLINE void tile_batch(struct panel_kind kind, const struct pack_w *const w[V16_PANELS],
+                            const struct pack_x *x, uint32_t t0, uint32_t n_tok, size_t n_block,
+                            struct next_rows next, float (*out)[KERN_ROWS])
+{
+    struct tile_stack stack[TILE_BATCH / TILE_HALVES];
+    uint32_t most = kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS;
+    struct tile_cut cut = tile_cut(n_tok, most);
+    size_t k = 0, step = (next.bytes / (16 * cut.n) + 64) / 64 * 64;
+    for (int i = 0; i < 16; i++) {
+        size_t len = n_block / 16 + (lane_order[i] < n_block % 16);
+        for (uint32_t j = 0; j < cut.n; j++) {
+            ask_ahead(&next, step);
+            size_t first = k * x->stride + t0 + tile_first(&cut, j);
+            struct tile_at at = {.q = x->q + first * X_BYTES,
+                                 .d = x->d + first,
+                                 .bias = W_BIAS ? x->bias + first : NULL,
+                                 .sum = x->sum + first};
+            for (int p = 0; p < V16_PANELS; p++) {
+                at.w[p] = w[p] + k;
+            }
+            tile_lane_any(kind, &at, x->stride, len, i, cut.width + (j < cut.wider), &stack[j]);
+        }
+        k += len;
+    }
+    for (uint32_t j = 0; j < cut.n; j++) {
+        for (uint32_t t = 0; t < cut.width + (j < cut.wider); t++) {
+            for (int p = 0; p < V16_PANELS; p++) {
+                v16_store(out[tile_first(&cut, j) + t] + p * KERN_PANEL, stack[j].sum[0][p][t]);
+            }
+        }
+    }
+}
+
+TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[2],
+                           const struct pack_x *x, uint32_t n_tok, size_t n,
+                           struct next_rows next, float (*out)[KERN_ROWS])
+{
+    struct tile_cut cut = tile_cut(n_tok, TILE_BATCH);
+    for (uint32_t i = 0; i < cut.n; i++) {
+        uint32_t t0 = tile_first(&cut, i);
+        for (int p = 0; p < 2; p += V16_PANELS) {
+            tile_batch(kind, w + p, x, t0, cut.width + (i < cut.wider), n / 32, next,
+                       (float(*)[KERN_ROWS])(out[t0] + p * KERN_PANEL));
+            next.bytes = 0; /* the first batch has asked for everything */
+        }
+    }
+}
+
+#define TILE_KIND(name, form, min)                                                    \
+    static void tiles_##name(const struct pack_w *const w[2], const struct pack_x *x, \
+                             uint32_t n_tok, size_t n, struct next_rows next,         \
+                             float(*out)[KERN_ROWS])                                  \
+    {                                                                                 \
+        tile_kind((struct panel_kind){form, min}, w, x, n_tok, n, next, out);         \
+    }
+TILE_KIND(plain, PANEL_PLAIN, false)
+TILE_KIND(plain_min, PANEL_PLAIN, true)
+TILE_KIND(scaled, PANEL_SCALED, false)
+TILE_KIND(scaled_min, PANEL_SCALED, true)
+TILE_KIND(halves, PANEL_HALVES, false)
+
+static void tiles_a8(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS])
+{
+    struct panel_kind kind = panel_kind(type);
+    if (kind.form == PANEL_HALVES) {
+        tiles_halves(w, x, n_tok, n, next, out);
+    } else if (kind.form == PANEL_SCALED) {
+        (kind.has_min ? tiles_scaled_min : tiles_scaled)(w, x, n_tok, n, next, out);
+    } else {
+        (kind.has_min ? tiles_plain_min : tiles_plain)(w, x, n_tok, n, next, out);
+    }
+}
+
+#endif

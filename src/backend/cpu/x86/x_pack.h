@@ -1,0 +1,34 @@
+/* x_pack.h - how the vocabularies of x86 (vec_avx2.h, vec_avx512.h) hold the operands of 8-bit
+ * products: with an instruction for them, weights unsigned and activations as they are; without
+ * one, activations as words, even elements of each four before odd ones, which meet the even and
+ * odd bytes of the weights. */
+#ifndef CPU_X_PACK_H
+#define CPU_X_PACK_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define W_BIAS 128
+#define X_BYTES 32
+
+static inline void x_pack(const int8_t *q, unsigned char *to)
+{
+    memcpy(to, q, 32);
+}
+#else
+#define W_BIAS 0
+#define X_BYTES 64
+
+static inline void x_pack(const int8_t *q, unsigned char *to)
+{
+    const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    __m128i a = _mm_shuffle_epi8(_mm_loadu_si128((const void *)q), order);
+    __m128i b = _mm_shuffle_epi8(_mm_loadu_si128((const void *)(q + 16)), order);
+    _mm256_storeu_si256((void *)to, _mm256_cvtepi8_epi16(a));
+    _mm256_storeu_si256((void *)(to + 32), _mm256_cvtepi8_epi16(b));
+}
+#endif
+
+#endif

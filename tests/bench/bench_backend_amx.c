@@ -1,0 +1,173 @@
+/* bench_backend_amx.c - would AMX pay for products of blocks of 32? Cycles, counted in tile
+ * instructions of the full depth (16 each), of what such a kernel is made of: 8-bit tile
+ * products, storing their sums, the float rescale of one 16 x 16 block, the same with one
+ * TILEZERO in between, and products with the rescale of an earlier block interleaved, which is
+ * the whole kernel for a format with one scale. docs/performance.md has the conclusion. Linux
+ * on x86-64 with AMX; elsewhere the program says so. */
+#include <stdio.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <immintrin.h>
+#include <stdalign.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define AMX __attribute__((target("avx512f,amx-tile,amx-int8"), noinline))
+#define RESCALE_INLINE static inline __attribute__((target("avx512f"), always_inline))
+
+enum {
+    BLOCKS = 128,
+    ROUNDS = 100,
+    PASSES = 60,
+    RING = 16,
+    PERMISSION = 0x1023,
+    TILE_DATA = 18
+};
+
+static alignas(64) struct {
+    int8_t a[(BLOCKS + RING) * 512], gap[1088], b[(BLOCKS + RING) * 512];
+    float d[BLOCKS][16], da[BLOCKS][16], out[16][16];
+    int32_t ring[RING][16][16];
+} m;
+
+/* Tiles 0 to 3 are sums, 4 and 5 tokens (16 of 32 bytes), 6 and 7 weights (8 fours of 16). */
+AMX static void configure(int depth)
+{
+    static alignas(64) struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } c;
+    memset(&c, 0, sizeof c);
+    c.palette = 1;
+    for (int i = 0; i < 8; i++) {
+        c.bytes[i] = (uint16_t)(i == 4 || i == 5 ? depth : 64);
+        c.rows[i] = (uint8_t)(i < 6 ? 16 : depth / 4);
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(c));
+}
+
+AMX static void products(void)
+{
+    for (int i = 0; i < BLOCKS / 4; i++) {
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    }
+}
+AMX static void stores(void)
+{
+    for (int i = 0; i < BLOCKS; i += 2) {
+        _tile_stored(0, m.ring[i % RING], 64);
+        _tile_stored(1, m.ring[(i + 1) % RING], 64);
+    }
+}
+/* Tokens [t, t + 4) of block b into the running sums. */
+RESCALE_INLINE void rescale(__m512 c[16], int b, int t)
+{
+    __m512 d = _mm512_load_ps(m.d[b]);
+    for (int i = t; i < t + 4; i++) {
+        __m512 f = _mm512_cvtepi32_ps(_mm512_load_si512(m.ring[b % RING][i]));
+        c[i] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(m.da[b][i])), f, c[i]);
+    }
+}
+#define RESCALE_ALL(c, b) \
+    rescale(c, b, 0);     \
+    rescale(c, b, 4);     \
+    rescale(c, b, 8);     \
+    rescale(c, b, 12)
+#define SUMS_BEGIN                  \
+    __m512 c[16];                   \
+    for (int i = 0; i < 16; i++) {  \
+        c[i] = _mm512_setzero_ps(); \
+    }
+#define SUMS_END                         \
+    for (int i = 0; i < 16; i++) {       \
+        _mm512_store_ps(m.out[i], c[i]); \
+    }
+
+AMX static void rescale_only(void)
+{
+    SUMS_BEGIN
+    for (int b = 0; b < BLOCKS; b++) {
+        RESCALE_ALL(c, b);
+    }
+    SUMS_END
+}
+AMX static void rescale_tilezero(void)
+{
+    SUMS_BEGIN
+    for (int b = 0; b < BLOCKS; b++) {
+        _tile_zero(0);
+        RESCALE_ALL(c, b);
+    }
+    SUMS_END
+}
+/* Sums of block b + 8 begin, those of b + 6 are stored, b is rescaled. */
+#define STEP(b, sum, stored, tokens, weights)           \
+    _tile_zero(sum);                                    \
+    _tile_loadd(tokens, m.a + 512 * ((b) + 8), 32);     \
+    rescale(c, b, 0);                                   \
+    _tile_loadd(weights, m.b + 512 * ((b) + 8), 64);    \
+    rescale(c, b, 4);                                   \
+    _tile_dpbssd(sum, tokens, weights);                 \
+    rescale(c, b, 8);                                   \
+    _tile_stored(stored, m.ring[((b) + 6) % RING], 64); \
+    rescale(c, b, 12)
+AMX static void interleaved(void)
+{
+    SUMS_BEGIN
+    for (int b = 0; b < BLOCKS; b += 4) {
+        STEP(b, 0, 2, 4, 6);
+        STEP(b + 1, 1, 3, 5, 7);
+        STEP(b + 2, 2, 0, 4, 6);
+        STEP(b + 3, 3, 1, 5, 7);
+    }
+    SUMS_END
+}
+
+/* Best seconds of one block. */
+static double best(void (*fn)(void))
+{
+    double least = 1;
+    for (int pass = 0; pass < PASSES; pass++) {
+        double t0 = clock_now();
+        for (int i = 0; i < ROUNDS; i++) {
+            fn();
+        }
+        double s = (clock_now() - t0) / ROUNDS / BLOCKS;
+        least = s < least ? s : least;
+    }
+    return least;
+}
+
+int main(void)
+{
+    if (syscall(SYS_arch_prctl, PERMISSION, TILE_DATA) != 0) {
+        puts("no AMX here");
+        return 0;
+    }
+    configure(64);
+    double cycle = best(products) / 16;
+    printf("tile product, 64 deep: 16.0 cycles (%.0f GOP/s)\n",
+           2.0 * 16 * 16 * 64 / (16 * cycle) / 1e9);
+    configure(32);
+    printf("tile product, 32 deep: %.1f\n", best(products) / cycle);
+    printf("storing a tile:        %.1f\n", best(stores) / cycle);
+    printf("rescale:               %.1f\n", best(rescale_only) / cycle);
+    printf("rescale, TILEZERO:     %.1f\n", best(rescale_tilezero) / cycle);
+    printf("whole block:           %.1f\n", best(interleaved) / cycle);
+    return 0;
+}
+#else
+int main(void)
+{
+    puts("no AMX here");
+    return 0;
+}
+#endif
