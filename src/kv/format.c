@@ -88,6 +88,11 @@ bool kv_name_parse(const char *name, struct kv_name *out)
 
 void kv_name_make(const struct kv_name *n, char out[KV_NAME_MAX])
 {
+    if (n->kind == KV_REPLAY) {
+        hex_encode(n->to.b, SHA1_BYTES, out);
+        memcpy(out + KEY_HEX, ".r", 3);
+        return;
+    }
     assert(n->kind == KV_SEGMENT || n->kind == KV_FRONTIER);
     hex_encode(n->from.b, SHA1_BYTES, out);
     char *p = out + KEY_HEX;

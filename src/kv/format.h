@@ -35,7 +35,7 @@ struct kv_name {
 };
 /* KV_NO_KIND (in out->kind, and false) if the name is not one of ours. */
 bool kv_name_parse(const char *name, struct kv_name *out);
-/* KV_SEGMENT and KV_FRONTIER. */
+/* Any kind but temporaries. */
 void kv_name_make(const struct kv_name *n, char out[KV_NAME_MAX]);
 /* The folder of an identity: its first 16 hexadecimal digits. */
 enum { KV_DIR_DIGITS = 16 };

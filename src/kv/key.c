@@ -26,8 +26,7 @@ static bool sha256(const void *p, size_t n, unsigned char out[SHA256_BYTES])
     return ok;
 }
 
-/* Ids are hashed as little-endian words, whatever the machine. */
-static void add_ids(struct hash *h, const uint32_t *ids, uint32_t n)
+void kv_chain_add_ids(struct hash *h, const uint32_t *ids, uint32_t n)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     hash_add(h, ids, (size_t)n * 4);
@@ -117,7 +116,7 @@ int kv_chain_extend(struct kv_chain *c, const uint32_t *ids, uint32_t n, fathom_
         struct hash *h = &c->run[c->n + 1];
         bool ok = hash_copy(h, &c->run[c->n]);
         if (ok) {
-            add_ids(h, ids + (size_t)c->n * s, s);
+            kv_chain_add_ids(h, ids + (size_t)c->n * s, s);
             ok = hash_digest(h, c->key[c->n + 1].b);
         }
         if (!ok) {
@@ -151,7 +150,7 @@ int kv_chain_key(struct kv_chain *c, const uint32_t *ids, uint32_t n, struct kv_
     struct hash h;
     bool ok = hash_copy(&h, &c->run[k]);
     if (ok) {
-        add_ids(&h, ids + (size_t)k * s, n % s);
+        kv_chain_add_ids(&h, ids + (size_t)k * s, n % s);
         ok = hash_digest(&h, out->b);
         hash_close(&h);
     }

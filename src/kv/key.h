@@ -47,6 +47,9 @@ void kv_chain_cut(struct kv_chain *c, uint32_t n);
 int kv_chain_key(struct kv_chain *c, const uint32_t *ids, uint32_t n, struct kv_key *out,
                  fathom_err *err);
 
+/* Continues a running hash with ids, as little-endian words whatever the machine. */
+void kv_chain_add_ids(struct hash *h, const uint32_t *ids, uint32_t n);
+
 /* ---- identity: SHA-256 over tagged, length-prefixed fields in a fixed order ---- */
 
 struct kv_identity {

@@ -86,6 +86,7 @@ struct kv_store_config {
     uint32_t n_readers;           /* threads of a load, 1 .. 16; 0: 4 */
     const struct kv_fs *fs;       /* NULL: the real one */
     const struct kv_clock *clock; /* NULL: the real one */
+    bool direct_io; /* read around the page cache, where weights are mapped from it */
     /* Tests: no threads. Background work is done by kv_store_work, loads inside
      * kv_load_start. */
     bool single_threaded;
@@ -126,8 +127,8 @@ void kv_hit_release(struct kv_store *s, struct kv_hit *hit); /* {0} is fine */
  * ids[0..n) with the most recently used file that goes on from there. true: *pos is the first
  * position that differs and *stored_id what is stored there (UINT32_MAX: the file ends).
  * Reads one file's header and ids: waits for the disk. */
-bool kv_store_divergence(struct kv_store *s, const struct kv_hit *hit, const uint32_t *ids,
-                         uint32_t n, uint32_t *pos, uint32_t *stored_id);
+bool kv_store_divergence(struct kv_store *s, struct kv_chain *chain, const struct kv_hit *hit,
+                         const uint32_t *ids, uint32_t n, uint32_t *pos, uint32_t *stored_id);
 
 /* ---- loading ---- */
 
@@ -153,7 +154,8 @@ struct kv_load; /* opaque */
  * belong to it; what lies outside the complete parts afterwards is undefined (give it back). A
  * frontier that lies above the first segment that failed may be reported as complete: use it
  * only if all segments before it are there. NULL: out of memory. */
-struct kv_load *kv_load_start(struct kv_store *s, const struct kv_load_request *req);
+struct kv_load *kv_load_start(struct kv_store *s, struct kv_chain *chain,
+                              const struct kv_load_request *req);
 /* true when it ended. Any thread. */
 bool kv_load_done(struct kv_load *l);
 /* Waits at most max_seconds (< 0: for ever), ends and frees the load. Not there in time: it is
