@@ -222,6 +222,11 @@ struct kv_entry *index_add(struct kv_index *x, struct kv_folder *f, const struct
     ring_init(&e->lru);
     ring_init(&e->dirty);
     link_in(x, e);
+    for (int i = 0; e->to && i < 2; i++) { /* it comes back under proven files */
+        for (const struct kv_entry *c = i ? e->to->fronts : e->to->segments; c; c = c->next) {
+            e->proven = e->proven || c->proven;
+        }
+    }
     ring_append(list_of(x, e), &e->lru);
     count(x, e, 1);
     return e;

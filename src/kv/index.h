@@ -71,7 +71,8 @@ struct kv_entry *index_find(const struct kv_index *x, const struct kv_folder *f,
                             const struct kv_name *name);
 struct kv_node *index_node(const struct kv_index *x, const struct kv_folder *f,
                            const struct kv_key *key);
-/* A new entry, as the newest one. A segment whose end is taken by another, and a replay record,
+/* A new entry, as the newest one; proven also if a file that needs it is (then touch it with
+ * e->proven). A segment whose end is taken by another, and a replay record,
  * stay out of the tree. NULL: out of memory. */
 struct kv_entry *index_add(struct kv_index *x, struct kv_folder *f, const struct kv_name *name,
                            uint64_t bytes, int64_t mtime, bool proven);

@@ -288,7 +288,7 @@ static enum kv_why enter(struct kv_store *s, const struct kv_item *it, bool ours
         e = index_add(&s->index, s->own_folder, &it->name, bytes, wall, it->used_before);
     }
     if (e) {
-        index_touch(&s->index, e, it->used_before, wall, KV_PERSIST);
+        index_touch(&s->index, e, it->used_before || e->proven, wall, KV_PERSIST);
         s->stats.written_files += ours;
         s->stats.written_bytes += ours ? bytes : 0;
     }
