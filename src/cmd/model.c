@@ -116,6 +116,7 @@ void model_engine_options(fathom_engine_options *e, const struct cli *o,
         .debug = o->debug,
         .progress = progress_report,
         .progress_user = progress,
+        .kv_no_share = (o->cmd->bit & CMD_ANSWER) == 0,
     };
 }
 

@@ -259,7 +259,8 @@ static bool take_memory(struct extend *x)
     if (x->use_front && !(x->front = frontier_new(&e->pool, pos))) {
         return false;
     }
-    uint64_t staging = (uint64_t)MIN(x->n_pages + 1, (uint32_t)DISK_READERS) * e->layout.page_bytes;
+    uint64_t staging =
+        (uint64_t)MIN(x->n_pages + 1, (uint32_t)DISK_READERS) * e->layout.page_bytes;
     if (!pool_charge(&e->pool, KV_STAGING, staging)) {
         return false;
     }

@@ -5,7 +5,7 @@
  * first large allocation. The step of each size class {1, 8, 64, chunk} is recorded and
  * compiled here, once; the classes share one arena and one host-visible buffer, because one
  * step runs at a time. Invariant: after fathom_engine_open nothing here changes but the KV
- * pool and the last step's place. Read next: step.c (a step), session.c (sequences), plan.c
+ * pool, what is known of earlier tokens, and the last step's place. Read next: step.c (a step), session.c (sequences), plan.c
  * (the estimate). */
 #include "engine/engine_int.h"
 
@@ -177,7 +177,8 @@ static int alloc_room(fathom_engine *e, fathom_err *err)
     return sample_room_init(&e->sample, e->shape.n_vocab, err);
 }
 
-static int alloc_device(fathom_engine *e, const struct plan_pool *pool, fathom_err *err)
+static int alloc_device(fathom_engine *e, const fathom_engine_options *o,
+                        const struct plan_pool *pool, fathom_err *err)
 {
     uint64_t arena = 0, io = 0;
     for (uint32_t i = 0; i < e->n_cls; i++) {
@@ -192,6 +193,11 @@ static int alloc_device(fathom_engine *e, const struct plan_pool *pool, fathom_e
     }
     e->pool.relieve = engine_relieve;
     e->pool.relieve_user = e;
+    rc = share_open(e, err);
+    rc = rc || o->kv_no_share ? rc : tree_open(&e->tree, &e->pool, err);
+    if (rc != 0) {
+        return rc;
+    }
     if (e->caps.host_visible) {
         e->io_map = e->be->buf_map(e->dev, e->io);
     }
@@ -228,8 +234,9 @@ int fathom_engine_open(fathom_engine **out, const fathom_engine_options *opt, fa
     int rc = open_file(e, opt, err);
     rc = rc ? rc : open_backend(e, opt, err);
     rc = rc ? rc : plan(e, opt, &pool, err);
-    rc = rc ? rc : alloc_device(e, &pool, err);
+    rc = rc ? rc : alloc_device(e, opt, &pool, err);
     rc = rc ? rc : load(e, opt, err);
+    rc = rc ? rc : disk_open(e, opt, err);
     if (rc != 0) {
         fathom_engine_close(e);
         err_prefix(err, "cannot load %s", opt->model_path ? opt->model_path : "the model");
@@ -255,6 +262,8 @@ void fathom_engine_close(fathom_engine *e)
         }
         program_free(e->cls[i].prog);
     }
+    disk_close(e);
+    share_close(e);
     pool_close(&e->pool);
     if (e->dev) {
         if (e->arena) {

@@ -65,7 +65,7 @@ struct fathom_engine {
     struct kv_tree tree;
     struct kv_store *store;
     struct kv_id identity; /* zeros without a store */
-    char store_off[256]; /* why there is no store although kv_dir was given */
+    char store_off[256];   /* why there is no store although kv_dir was given */
     double flush_seconds;
     bool store_closing;
     double tok_seconds; /* measured cost of one prompt token, 0: not yet */
@@ -95,12 +95,12 @@ struct fathom_session {
     uint32_t logit_end; /* tokens before the one that the last row predicts */
     /* Sharing. Pages [0, n_pub) of kv are the tree's pages of the path to `node`; the session's
      * own references keep that path from being evicted. */
-    struct kv_chain chain; /* keys of ids */
+    struct kv_chain chain;  /* keys of ids */
     struct tree_node *node; /* NULL while n_pub is 0 */
     uint32_t n_pub;
     uint32_t n_put; /* segments that the store has, or was given */
     bool no_store, no_reuse;
-    fathom_reuse last; /* of the last set, for explain */
+    fathom_reuse last;                        /* of the last set, for explain */
     uint32_t n_other, other[REUSE_OTHER_IDS]; /* known ids from position last.matched on */
 };
 

@@ -218,13 +218,14 @@ static int admit(struct search *k, fathom_err *err)
     if (have >= want) {
         return 0;
     }
-    return err_set(err, FATHOM_ELIMIT,
-                   "KV memory: %u tokens need %u more pages of %u tokens, %u of %u could be freed; "
-                   "%.3f GB of %.3f GB are in use. End other sequences, or open the engine with a "
-                   "larger kv_bytes",
-                   k->n, want, e->layout.page_tokens, have, e->pool.n_pages,
-                   (double)pool_used_bytes(&e->pool, KV_KIND_COUNT) / 1e9,
-                   (double)pool_budget_bytes(&e->pool) / 1e9);
+    return err_set(
+        err, FATHOM_ELIMIT,
+        "KV memory: %u tokens need %u more pages of %u tokens, %u of %u could be freed; "
+        "%.3f GB of %.3f GB are in use. End other sequences, or open the engine with a "
+        "larger kv_bytes",
+        k->n, want, e->layout.page_tokens, have, e->pool.n_pages,
+        (double)pool_used_bytes(&e->pool, KV_KIND_COUNT) / 1e9,
+        (double)pool_budget_bytes(&e->pool) / 1e9);
 }
 
 /* ---- committing ---- */
@@ -294,9 +295,8 @@ static void commit(struct search *k, fathom_reuse *r)
         state_clear(&s->kv);
         state_share(&s->kv, k->pages, b->keep);
         k->n_pages = 0; /* the references passed on */
-        p = b->kind == SOURCE_LIVE
-                ? state_follow(&s->kv, &b->live->kv, k->front, k->n_front)
-                : state_rewind(&s->kv, b->keep, k->front, k->n_front);
+        p = b->kind == SOURCE_LIVE ? state_follow(&s->kv, &b->live->kv, k->front, k->n_front)
+                                   : state_rewind(&s->kv, b->keep, k->front, k->n_front);
     }
     if (p.frontier) {
         ((struct frontier *)p.frontier)->serial = ++s->e->frontier_serial;
@@ -438,7 +438,7 @@ int session_reuse(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_reu
         return rc; /* cannot happen after admit; the session holds a shorter prefix */
     }
     state_own(&s->kv);
-    memmove(s->ids + r.ram, ids + r.ram, (n - r.ram) * sizeof *ids);
+    memmove(s->ids, ids, n * sizeof *ids);
     s->n_ids = n;
     disk_extend(s, &r);
     if (r.disk) {

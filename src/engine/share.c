@@ -50,7 +50,8 @@ bool session_publish(fathom_session *s)
     struct tree_node *at = s->n_pub ? s->node : tree_root(&e->tree, &s->chain.key[0]);
     while (at && s->n_pub < full) {
         uint32_t k = s->n_pub, page = s->kv.pages[k];
-        at = tree_add(&e->tree, at, &s->chain.key[k + 1], s->ids + (size_t)k * size, size, page);
+        at =
+            tree_add(&e->tree, at, &s->chain.key[k + 1], s->ids + (size_t)k * size, size, page);
         if (at) {
             if (at->page != page) { /* computed twice, equal: one is enough */
                 pool_page_ref(&e->pool, at->page);

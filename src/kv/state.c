@@ -150,16 +150,6 @@ static uint32_t pages_needed(const struct kv_state *st, uint32_t n_keep, uint32_
     return need + (first < have && pool_page_shared(p, st->pages[first]));
 }
 
-bool state_fits(const struct kv_state *st, uint32_t n_keep, uint32_t n_total)
-{
-    const struct kv_pool *p = st->pool;
-    uint32_t have = pool_available(p) + st->reserved;
-    for (uint32_t i = pages_for(p, n_keep); i < st->n_pages; i++) {
-        have += !pool_page_shared(p, st->pages[i]);
-    }
-    return pages_for(p, n_total) <= st->cap_pages && pages_needed(st, n_keep, n_total) <= have;
-}
-
 int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err)
 {
     struct kv_pool *p = st->pool;

@@ -46,9 +46,6 @@ static inline uint32_t state_rows(const struct kv_state *st)
     return st->n > st->keep ? st->n : st->keep;
 }
 
-/* Would a rewind to n_keep (<= rows), then growing to n_total tokens, find enough pages?
- * Changes nothing. */
-bool state_fits(const struct kv_state *st, uint32_t n_keep, uint32_t n_total);
 /* Reserves the pages for growing to n_total tokens (a shared page that will be written
  * included); FATHOM_ELIMIT, with the numbers, leaves everything as it was. */
 int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err);

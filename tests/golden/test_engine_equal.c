@@ -151,7 +151,8 @@ static fathom_engine *open_engine(const struct random_model *m, const struct var
                                .page_tokens = 32,
                                .sim_off = v->sim_off,
                                .act_f32 = v->act_f32,
-                               .debug = "poison-kv"};
+                               .debug = "poison-kv",
+                               .kv_no_share = true};
     if (fathom_engine_open(&e, &o, &err) != 0) {
         fail_msg("%s: %s", v->name, err.msg);
     }

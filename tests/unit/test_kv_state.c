@@ -538,7 +538,7 @@ static void test_million(void **state)
     assert_int_equal(state_init(&b, &t->pool, N, NULL), 0);
     assert_int_equal(state_reserve(&a, N, NULL), 0);
     assert_int_equal(state_reserve(&b, N, NULL), 0);
-    assert_true(!state_fits(&a, 0, N + 1));
+    assert_int_equal(state_reserve(&b, N + 1, NULL), FATHOM_ELIMIT);
     enum { KEEP = 1000 };
     static uint64_t want[KEEP];
     while (a.n < N) {
