@@ -51,6 +51,8 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
     rc = rc ? rc : engine_identity(e, o->act_f32, g, &e->identity, err);
     if (rc == 0) {
         int32_t ms = o->kv_save_ms ? o->kv_save_ms : DISK_SAVE_MS;
+        uint64_t total, available;
+        memory_info(&total, &available);
         struct kv_store_config cfg = {
             .dir = o->kv_dir,
             .budget_bytes = o->kv_disk_bytes,
@@ -58,7 +60,9 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
             .geom = g,
             .io = {.user = e, .read = page_read, .write = page_write, .release = page_release},
             .min_cost_ms = ms < 0 ? 0 : (uint32_t)ms,
-            .n_readers = DISK_READERS};
+            .n_readers = DISK_READERS,
+            /* Weights that fill the page cache must not have to make room for these files. */
+            .direct_io = !o->model_data && e->weights.bytes > total / 2};
         rc = kv_store_open(&e->store, &cfg, err);
     }
     mem_free(g);
@@ -70,6 +74,7 @@ int disk_open(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
     if (!o->kv_dir || !e->tree.pool) {
         return 0;
     }
+    e->disk_min_tokens = o->kv_save_ms < 0 ? 0 : DISK_MIN_TOKENS;
     e->flush_seconds = o->kv_flush_seconds > 0 ? o->kv_flush_seconds : 5;
     fathom_err own = {0};
     int rc = open_store(e, o, &own);
@@ -103,6 +108,15 @@ bool disk_give_up(fathom_engine *e, uint32_t pages)
     return kv_store_poll(e->store) > 0;
 }
 
+uint64_t disk_held_bytes(const fathom_engine *e)
+{
+    struct kv_store_stats s = {0};
+    if (e->store) {
+        kv_store_get_stats(e->store, &s);
+    }
+    return s.queued_bytes;
+}
+
 bool fathom_engine_kv_flush(fathom_engine *e, double max_seconds)
 {
     bool done = !e->store || kv_store_flush(e->store, max_seconds);
@@ -130,7 +144,7 @@ void disk_put_pages(fathom_session *s)
 {
     fathom_engine *e = s->e;
     uint32_t size = e->layout.page_tokens;
-    if (!stores(s) || s->n_put >= s->n_pub || s->n_pub * size < DISK_MIN_TOKENS) {
+    if (!stores(s) || s->n_put >= s->n_pub || s->n_pub * size < e->disk_min_tokens) {
         return;
     }
     struct tree_node **path = e->reuse.path, *at = s->node;
@@ -155,7 +169,7 @@ static void put_front(fathom_session *s, struct frontier *f)
     fathom_engine *e = s->e;
     uint32_t size = e->layout.page_tokens, start = layout_rerun_start(&e->layout, f->pos);
     uint32_t page = f->pos % size ? s->kv.pages[f->pos / size] : 0;
-    if (f->pos < DISK_MIN_TOKENS) {
+    if (f->pos < e->disk_min_tokens) {
         return;
     }
     frontier_ref(f);
@@ -288,7 +302,7 @@ static void read_files(struct extend *x, struct kv_load_result *res)
     }
     /* A load that takes twice as long as computing is abandoned. */
     double most = x->gain > 0 ? 2 * x->gain + 0.05 : 60;
-    struct kv_load *l = kv_load_start(st, &req);
+    struct kv_load *l = kv_load_start(st, &s->chain, &req);
     if (l) {
         kv_load_finish(l, most, res);
     } else {

@@ -67,10 +67,10 @@ struct fathom_engine {
     struct kv_id identity; /* zeros without a store */
     char store_off[256];   /* why there is no store although kv_dir was given */
     double flush_seconds;
-    bool store_closing;
-    double tok_seconds; /* measured cost of one prompt token, 0: not yet */
-    uint32_t tok_batch; /* tokens of the step it comes from */
-    fathom_kv_info kv;  /* counters of n_sets .. ends; the rest is asked for */
+    uint32_t disk_min_tokens; /* shorter prefixes are not written */
+    double tok_seconds;       /* measured cost of one prompt token, 0: not yet */
+    uint32_t tok_batch;       /* tokens of the step it comes from */
+    fathom_kv_info kv;        /* counters of n_sets .. ends; the rest is asked for */
     struct reuse_room {
         uint32_t *ignore;        /* [pool pages], zero between calls */
         uint32_t *pages;         /* [pages of max_ctx] */
@@ -147,7 +147,7 @@ void session_retire(fathom_session *s, bool tail);
 /* n_pub and node after the sequence was cut to n rows. */
 void session_unpublish(fathom_session *s, uint32_t n);
 /* The pool's relieve hook (pool.h); user is the engine. */
-void engine_relieve(void *user, uint32_t pages, uint64_t bytes);
+void engine_relieve(void *user, uint32_t pages, uint64_t bytes, bool must);
 /* An upper bound on pages that could be had, when the references counted in ignore are dropped:
  * free and unpromised ones and what eviction frees. */
 uint32_t share_available(const fathom_engine *e, const uint32_t *ignore);
@@ -166,6 +166,8 @@ void disk_extend(fathom_session *s, fathom_reuse *r);
 /* RAM is short: takes work back from the writer, or waits a moment for it. true: something was
  * released. */
 bool disk_give_up(fathom_engine *e, uint32_t pages);
+/* Bytes of pages and frontiers that the writer may hold. */
+uint64_t disk_held_bytes(const fathom_engine *e);
 
 /* ---- identity.c ---- */
 /* The identity of everything that can change a row (docs/kv-store.md 3.2). */

@@ -81,7 +81,7 @@ static void look_on_disk(fathom_session *s)
         return;
     }
     kv_store_find(s->e->store, &s->chain, s->ids, s->n_ids, &hit);
-    if (kv_store_divergence(s->e->store, &hit, s->ids, s->n_ids, &pos, &id) &&
+    if (kv_store_divergence(s->e->store, &s->chain, &hit, s->ids, s->n_ids, &pos, &id) &&
         id != UINT32_MAX && pos < s->n_ids && pos >= r->matched) {
         r->matched = pos;
         r->want = s->ids[pos];

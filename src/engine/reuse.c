@@ -208,14 +208,15 @@ static uint32_t pages_to_be_had(const struct search *k)
 static int admit(struct search *k, fathom_err *err)
 {
     fathom_engine *e = k->s->e;
-    uint32_t extra, want = pages_wanted(k, &extra), have = pages_to_be_had(k);
-    if (have < want && e->store) { /* pages that wait to be written count as taken */
-        do {
-            have = pages_to_be_had(k);
-        } while (have < want && disk_give_up(e, want - have));
-    }
+    uint32_t extra, want = pages_wanted(k, &extra), have;
+    bool enough;
+    do {
+        have = pages_to_be_had(k);
+        /* Frontiers that wait to be written cannot be dropped and lie in the room of pages. */
+        enough = have >= want && (have - want) * e->layout.page_bytes >= disk_held_bytes(e);
+    } while (!enough && disk_give_up(e, have < want ? want - have : 1));
     k->tail = session_shares(k->s) && have >= want + extra;
-    if (have >= want) {
+    if (enough) {
         return 0;
     }
     return err_set(
@@ -300,6 +301,9 @@ static void commit(struct search *k, fathom_reuse *r)
     }
     if (p.frontier) {
         ((struct frontier *)p.frontier)->serial = ++s->e->frontier_serial;
+    }
+    while (s->n_front > 0) { /* those of the prompt's prefixes are among the candidates */
+        session_drop_front(s, s->n_front - 1);
     }
     session_take_fronts(s, k->front, k->n_front, b->keep);
     adopt_node(k);

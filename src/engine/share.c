@@ -138,7 +138,7 @@ static bool drop_one_front(fathom_engine *e, bool any)
     return true;
 }
 
-void engine_relieve(void *user, uint32_t pages, uint64_t bytes)
+void engine_relieve(void *user, uint32_t pages, uint64_t bytes, bool must)
 {
     fathom_engine *e = user;
     struct kv_pool *p = &e->pool;
@@ -162,7 +162,7 @@ void engine_relieve(void *user, uint32_t pages, uint64_t bytes)
         if (more_bytes && drop_one_front(e, true)) {
             continue;
         }
-        if (more_pages && disk_give_up(e, want - pool_available(p))) {
+        if (must && disk_give_up(e, more_pages ? want - pool_available(p) : 1)) {
             continue;
         }
         return;

@@ -101,7 +101,7 @@ bool pool_reserve(struct kv_pool *p, uint32_t n)
         return true;
     }
     if ((n > have || pool_room_bytes(p) < need) && p->relieve) {
-        p->relieve(p->relieve_user, n > have ? n - have : 0, need);
+        p->relieve(p->relieve_user, n > have ? n - have : 0, need, true);
     }
     if (n > pool_available(p) || pool_room_bytes(p) < need) {
         return false;
@@ -209,7 +209,7 @@ void pool_slot_copy(struct kv_pool *p, uint32_t to, uint32_t from)
 bool pool_charge(struct kv_pool *p, enum kv_kind kind, uint64_t bytes)
 {
     if (pool_room_bytes(p) < bytes && p->relieve) {
-        p->relieve(p->relieve_user, 0, bytes);
+        p->relieve(p->relieve_user, 0, bytes, false);
     }
     if (pool_room_bytes(p) < bytes) {
         return false;

@@ -33,8 +33,9 @@ struct kv_pool {
     bool *slot_used;                            /* [n_slots] */
     _Atomic uint64_t used_bytes[KV_KIND_COUNT]; /* read from any thread (fathom_engine_info) */
     /* Asked to give up what is only kept in case: until `pages` more pages are free and
-     * pool_room_bytes is at least `bytes`, or nothing is left. NULL: nothing to drop. */
-    void (*relieve)(void *user, uint32_t pages, uint64_t bytes);
+     * pool_room_bytes is at least `bytes`, or nothing is left. must: for a reservation, which
+     * else is refused, so that waiting a moment is in order. NULL: nothing to drop. */
+    void (*relieve)(void *user, uint32_t pages, uint64_t bytes, bool must);
     void *relieve_user;
     bool poison; /* tests: fill what is handed out with 0xff bytes */
 };
