@@ -104,7 +104,8 @@ typedef struct fathom_engine_options {
     const char *kv_dir;      /* disk store, made if missing; NULL: none. A directory that cannot
                                 be used is no error: fathom_engine_kv says why it is off */
     uint64_t kv_disk_bytes;  /* budget for all files in kv_dir; default 16 GiB */
-    double kv_flush_seconds; /* longest that closing the engine may go on writing; default 5 */
+    double kv_flush_seconds; /* longest that closing the engine may go on writing; default 5,
+                                negative: not at all */
     int32_t kv_save_ms; /* state is written if computing it again would take this long, or if
                                 it was used again; default 500; -1: always */
 } fathom_engine_options;

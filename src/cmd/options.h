@@ -33,6 +33,10 @@ struct cli {
     double temp, top_p, min_p;
     uint64_t seed;
     bool seed_given;
+    const char *kv_dir; /* "none": no disk store */
+    uint64_t kv_disk;   /* bytes */
+    double kv_flush;    /* seconds */
+    bool new_chat;
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
     int32_t layer;
@@ -52,7 +56,8 @@ enum option_type {
     OPTION_U32,    /* 0x.., k and m suffixes (1024) are understood */
     OPTION_I32,
     OPTION_U64,
-    OPTION_NUM, /* double in [lo, hi] */
+    OPTION_BYTES, /* uint64_t; k, m, g, t suffixes (1024) are understood */
+    OPTION_NUM,   /* double in [lo, hi] */
 };
 
 /* Commands an option belongs to. */

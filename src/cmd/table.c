@@ -12,8 +12,11 @@ const struct command cli_commands[] = {
      "answer and nothing else; reasoning is shown on stderr when that is a terminal. Tool "
      "calls are printed as one JSON object a line."},
     {"chat", CMD_CHAT, cmd_chat, "", 0, 0, "interactive chat with line editing and history",
+     "Goes on with this model's last conversation, without computing it again, unless --new. "
      "Ctrl-C stops the answer, not the program; Ctrl-D ends it. Lines that start with / are "
-     "commands: /help lists them."},
+     "commands: /help lists them. Conversations are text files in fathom/chat in the cache "
+     "folder, readable by you alone; /forget deletes one, and with --kv-dir none nothing is "
+     "kept."},
     {"convert", CMD_CONVERT, cmd_convert, "DIR", 1, 1,
      "official safetensors checkpoint to GGUF",
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
@@ -157,6 +160,15 @@ const struct option_def cli_options[] = {
     {"operands", 0, OPTION_FLAG, AT(operands), CMD_EXPLAIN, NULL, NULL, 0, 0,
      "also list where every operand lies"},
     {"check", 0, OPTION_FLAG, AT(check), CMD_INSPECT, NULL, NULL, 0, 0, "validate everything"},
+    {"kv-dir", 0, OPTION_STR, AT(kv_dir), CMD_ANSWER, "DIR", NULL, 0, 0,
+     "keep KV state on disk in DIR, so that a prompt is never computed twice; none: nothing is "
+     "kept. Default: fathom/kv in the cache folder (run: none)"},
+    {"kv-disk", 0, OPTION_BYTES, AT(kv_disk), CMD_ANSWER, "SIZE", NULL, 0, 0,
+     "most that all files in the KV directory may take; default 16g"},
+    {"kv-flush-seconds", 0, OPTION_NUM, AT(kv_flush), CMD_ANSWER, "S", NULL, 0, 86400,
+     "at the end, go on writing KV state for at most S seconds; default 5"},
+    {"new", 0, OPTION_FLAG, AT(new_chat), CMD_CHAT, NULL, NULL, 0, 0,
+     "begin a new conversation instead of going on with the last one"},
     {"backend", 0, OPTION_STR, AT(backend), CMD_ENGINE | CMD_SELFTEST | CMD_PLAN, "NAME", NULL,
      0, 0, "cpu or ref; default: the best available (selftest: all)"},
     {"threads", 't', OPTION_U32, AT(threads), CMD_ENGINE | CMD_SELFTEST | CMD_CONVERT, "N",

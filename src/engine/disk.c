@@ -41,6 +41,11 @@ static void page_release(void *user, uint32_t page, void *ref)
 
 /* ---- life ---- */
 
+static bool save_always(const fathom_engine_options *o)
+{
+    return o->kv_save_ms < 0 || engine_has_switch(o->debug, "kv-save-all");
+}
+
 static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
 {
     struct kv_geom *g = mem_alloc(1, sizeof *g);
@@ -50,7 +55,7 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
     int rc = kv_geom_from_layout(g, &e->layout, e->shape.n_vocab, err);
     rc = rc ? rc : engine_identity(e, o->act_f32, g, &e->identity, err);
     if (rc == 0) {
-        int32_t ms = o->kv_save_ms ? o->kv_save_ms : DISK_SAVE_MS;
+        uint32_t ms = o->kv_save_ms > 0 ? (uint32_t)o->kv_save_ms : DISK_SAVE_MS;
         uint64_t total, available;
         memory_info(&total, &available);
         struct kv_store_config cfg = {
@@ -59,8 +64,9 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
             .identity = e->identity,
             .geom = g,
             .io = {.user = e, .read = page_read, .write = page_write, .release = page_release},
-            .min_cost_ms = ms < 0 ? 0 : (uint32_t)ms,
+            .min_cost_ms = save_always(o) ? 0 : ms,
             .n_readers = DISK_READERS,
+            .single_threaded = engine_has_switch(o->debug, "kv-single"),
             /* Weights that fill the page cache must not have to make room for these files. */
             .direct_io = !o->model_data && e->weights.bytes > total / 2};
         rc = kv_store_open(&e->store, &cfg, err);
@@ -74,8 +80,8 @@ int disk_open(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
     if (!o->kv_dir || !e->tree.pool) {
         return 0;
     }
-    e->disk_min_tokens = o->kv_save_ms < 0 ? 0 : DISK_MIN_TOKENS;
-    e->flush_seconds = o->kv_flush_seconds > 0 ? o->kv_flush_seconds : 5;
+    e->disk_min_tokens = save_always(o) ? 0 : DISK_MIN_TOKENS;
+    e->flush_seconds = o->kv_flush_seconds != 0 ? o->kv_flush_seconds : 5;
     fathom_err own = {0};
     int rc = open_store(e, o, &own);
     if (rc == FATHOM_ENOMEM) {
@@ -92,7 +98,7 @@ int disk_open(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
 
 void disk_close(fathom_engine *e)
 {
-    kv_store_close(e->store, e->flush_seconds);
+    kv_store_close(e->store, MAX(e->flush_seconds, 0.0));
     e->store = NULL;
 }
 

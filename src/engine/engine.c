@@ -19,8 +19,7 @@
 #include "gguf/gguf.h"
 #include "text/text.h"
 
-/* Is `name` among the developer switches "a,b,c"? */
-static bool has_switch(const char *list, const char *name)
+bool engine_has_switch(const char *list, const char *name)
 {
     size_t n = strlen(name);
     for (const char *p = list; p && *p;) {
@@ -140,7 +139,7 @@ static int plan(fathom_engine *e, const fathom_engine_options *o, struct plan_po
     }
     uint64_t total, available;
     memory_info(&total, &available);
-    bool check = available != 0 && !has_switch(o->debug, "overcommit");
+    bool check = available != 0 && !engine_has_switch(o->debug, "overcommit");
     struct plan_need need = {.layout = &e->layout,
                              .model_ctx = e->shape.max_ctx,
                              .max_ctx = o->max_ctx,
@@ -242,7 +241,7 @@ int fathom_engine_open(fathom_engine **out, const fathom_engine_options *opt, fa
         err_prefix(err, "cannot load %s", opt->model_path ? opt->model_path : "the model");
         return rc;
     }
-    e->pool.poison = has_switch(opt->debug, "poison-kv");
+    e->pool.poison = engine_has_switch(opt->debug, "poison-kv");
     e->load_seconds = clock_now() - t0;
     log_info("%s on %s (%s): %u tokens, %u sequences, chunk %u", e->name, e->be->name,
              e->caps.arith_class, e->max_ctx, e->max_seq, e->chunk);

@@ -110,6 +110,8 @@ static inline uint32_t session_pending(const fathom_session *s)
     return s->n_ids - s->kv.n;
 }
 
+/* engine.c: is `name` among the developer switches "a,b,c" (NULL: none)? */
+bool engine_has_switch(const char *list, const char *name);
 /* step.c: row i of the last step's logits; reads it if the host does not see the memory. */
 const float *engine_logits_row(fathom_engine *e, uint32_t i);
 /* step.c: the pick record of row i, copied. */

@@ -352,12 +352,12 @@ static enum fathom_reuse_end why_ended(const struct search *k, const fathom_reus
     if (r->end == FATHOM_REUSE_BAD_FILE || r->end == FATHOM_REUSE_IO_ERROR) {
         return r->end;
     }
-    if (k->differs && r->matched == k->matched) {
-        return FATHOM_REUSE_DIVERGED;
-    }
     if (session_shares(s) && next <= s->chain.n &&
         tree_was_evicted(&s->e->tree, &s->chain.key[next])) {
         return FATHOM_REUSE_EVICTED;
+    }
+    if (k->differs && r->matched == k->matched) {
+        return FATHOM_REUSE_DIVERGED;
     }
     if (session_shares(s) && r->matched == k->matched && known_elsewhere(k)) {
         return FATHOM_REUSE_SALT;

@@ -176,6 +176,7 @@ int fathom_step(fathom_engine *e, const fathom_work *work, uint32_t n_work, fath
         }
     }
     if (e->store) {
+        kv_store_work(e->store); /* nothing, unless the store has no thread (tests) */
         kv_store_poll(e->store);
     }
     return rc;

@@ -402,8 +402,8 @@ static void test_no_allocation(void **state)
     fathom_sampling p = {.temperature = 0.8f, .top_p = 0.9f, .repeat_penalty = 1.1f};
     unsigned n = 0, n_pages = 0;
     for (int i = 0; i < 200; i++) { /* page ends and group ends included */
-        bool fills = (fathom_session_len(s) + 1) % 128 == 0 ||
-                     (fathom_session_len(t) + 1) % 128 == 0;
+        bool fills =
+            (fathom_session_len(s) + 1) % 128 == 0 || (fathom_session_len(t) + 1) % 128 == 0;
         fathom_work w[2] = {{s, 1, FATHOM_WANT_LAST}, {t, 1, FATHOM_WANT_LAST}};
         fathom_choice c[2];
         mem_guard_begin();
