@@ -378,7 +378,7 @@ void scan_peer(struct kv_store *s)
 void scan_open(struct kv_store *s)
 {
     s->state = KV_STORE_READ_ONLY;
-    s->root = s->fs->dir_open(s->fs->user, s->dir, !s->read_only);
+    s->root = s->fs->dir_open(s->fs->user, s->dir, !s->read_only && !s->must_exist);
     store_lock(s);
     if (s->root == -EPERM) {
         store_set_state_locked(s, KV_STORE_OFF,

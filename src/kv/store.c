@@ -169,6 +169,7 @@ static struct kv_store *new_store(const struct kv_store_config *cfg)
         s->geom = *cfg->geom;
     }
     s->read_only = cfg->read_only;
+    s->must_exist = cfg->must_exist;
     s->single_threaded = cfg->single_threaded;
     s->direct = cfg->direct_io;
     s->io = cfg->io;

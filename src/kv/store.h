@@ -78,7 +78,8 @@ struct kv_store_config {
     struct kv_id identity;
     const struct kv_geom *geom; /* copied; NULL: no reading or writing of state (fathom kv) */
     struct kv_page_io io;
-    bool read_only; /* never take the lock */
+    bool read_only;  /* never take the lock */
+    bool must_exist; /* a missing directory is not made (fathom kv) */
     /* Writing is worth it from this estimated cost of computing again; 0: always. Segments that
      * a later request hit are written anyway. */
     uint32_t min_cost_ms;

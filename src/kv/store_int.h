@@ -51,7 +51,7 @@ struct kv_store {
     const struct kv_fs *fs;
     struct kv_clock clock;
     struct kv_geom geom;
-    bool has_geom, read_only, single_threaded, direct;
+    bool has_geom, read_only, must_exist, single_threaded, direct;
     struct kv_page_io io;
     struct kv_id identity;
     struct kv_key root_key; /* key(0) without salt */

@@ -5,7 +5,9 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/mem.h"
+#include "base/num.h"
 #include "base/rng.h"
 #include "kv/format.h"
 #include "kv_tiny.h"
@@ -339,6 +341,62 @@ static void bad_geometry(void **state)
 #undef REFUSED
 }
 
+/* The worked example of docs/kv-format.md: a segment of V4 Flash, tokens [2048, 4096) of the
+ * vectors' ids, all rows zero. Its header stands there byte by byte. */
+static void documented_example(void **state)
+{
+    (void)state;
+    static struct layout l;
+    static struct kv_geom g;
+    static struct kv_header h;
+    static uint32_t ids[4096];
+    static unsigned char section[352256], b[KV_HEADER_BYTES];
+    const struct shape *flash = shape_preset("flash");
+    assert_int_equal(layout_make(&l, flash, true, 0, NULL), 0);
+    assert_int_equal(kv_geom_from_layout(&g, &l, flash->n_vocab, NULL), 0);
+    for (uint32_t i = 0; i < ARRAY_LEN(ids); i++) {
+        ids[i] = (7919 * i + 13) % 129280;
+    }
+    kv_header_plan(&h, &g, KV_SEGMENT, 2048, 2048);
+    for (int i = 0; i < KV_ID_BYTES; i++) {
+        h.identity.b[i] = (unsigned char)i;
+    }
+    struct kv_chain c;
+    assert_int_equal(kv_chain_init(&c, &h.identity, NULL, 2048, NULL), 0);
+    assert_int_equal(kv_chain_extend(&c, ids, 4096, NULL), 0);
+    h.from = c.key[1];
+    h.to = c.key[2];
+    kv_chain_fini(&c);
+    h.created = 1767225600;
+    h.cost_ms = 256;
+    for (uint32_t i = 0; i < h.n_sections; i++) {
+        memset(section, 0, sizeof section);
+        for (uint32_t k = 0; i == 0 && k < 2048; k++) {
+            store_le32(section + (size_t)k * 4, ids[2048 + k]);
+        }
+        xxh128(section, (size_t)align_up(h.section[i].length, KV_ALIGN), h.section[i].sum);
+    }
+    kv_header_write(&h, b);
+    struct buf doc = {0};
+    assert_int_equal(file_read_all(&doc, FATHOM_SOURCE_DIR "/docs/kv-format.md", 1 << 20, NULL),
+                     0);
+    bool all = true;
+    for (uint32_t at = 0; at < 256 + 4 * 40; at += 16) {
+        char hex[33], line[128];
+        hex_encode(b + at, 16, hex);
+        int n = snprintf(line, sizeof line, "%04x ", at);
+        for (int i = 0; i < 32; i += 8) {
+            n += snprintf(line + n, sizeof line - (size_t)n, " %.8s", hex + i);
+        }
+        if (!strstr(buf_cstr(&doc), line)) {
+            print_error("%s\n", line);
+            all = false;
+        }
+    }
+    buf_free(&doc);
+    assert_true(all);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -346,7 +404,7 @@ int main(void)
         cmocka_unit_test(salts),        cmocka_unit_test(identities),
         cmocka_unit_test(names),        cmocka_unit_test(flash_sizes),
         cmocka_unit_test(header_flips), cmocka_unit_test(walks),
-        cmocka_unit_test(bad_geometry),
+        cmocka_unit_test(bad_geometry), cmocka_unit_test(documented_example),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
