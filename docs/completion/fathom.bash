@@ -3,7 +3,7 @@ _fathom()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits bench selftest help" -- "$cur"))
+        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits bench kv selftest help" -- "$cur"))
         return
     fi
     case "$prev" in
@@ -20,8 +20,8 @@ _fathom()
     *) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     esac
     case "${COMP_WORDS[1]}" in
-    run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
-    chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
+    run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --kv-dir --kv-disk --kv-flush-seconds --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --kv-dir --kv-disk --kv-flush-seconds --new --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
     convert) COMPREPLY=($(compgen -W "--output --recipe --rule --dry-run --threads --help" -- "$cur")) ;;
     inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;
     plan) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --sequences --backend --chunk --sim --json --help" -- "$cur")) ;;
@@ -31,6 +31,7 @@ _fathom()
     parse) COMPREPLY=($(compgen -W "--model --file --lenient --jsonl --json --help" -- "$cur")) ;;
     logits) COMPREPLY=($(compgen -W "--model --ids --all --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     bench) COMPREPLY=($(compgen -W "--model --recipe --synthetic --layers --ratios --experts --vocab --save --frontiers --standard --fill --prefill --gen --kernels --formats --decode-only --csv --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    kv) COMPREPLY=($(compgen -W "--model --all --dry-run --kv-dir --kv-disk --tree --text --delete-bad --salt --older-than --json --help" -- "$cur")) ;;
     selftest) COMPREPLY=($(compgen -W "--backend --threads --cpu-mask --debug --json --help" -- "$cur")) ;;
     help) COMPREPLY=($(compgen -W "--help" -- "$cur")) ;;
     esac

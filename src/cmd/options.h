@@ -33,9 +33,12 @@ struct cli {
     double temp, top_p, min_p;
     uint64_t seed;
     bool seed_given;
-    const char *kv_dir; /* "none": no disk store */
-    uint64_t kv_disk;   /* bytes */
-    double kv_flush;    /* seconds */
+    const char *kv_dir;  /* "none": no disk store */
+    uint64_t kv_disk;    /* bytes */
+    double kv_flush;     /* seconds */
+    const char *salt;    /* kv */
+    uint32_t older_than; /* days */
+    bool tree, text, delete_bad;
     bool new_chat;
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
@@ -75,10 +78,11 @@ enum {
     CMD_SELFTEST = 1024,
     CMD_HELP = 2048,
     CMD_BENCH = 4096,
+    CMD_KV = 8192,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
     CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
-    CMD_ALL = 8191
+    CMD_ALL = 16383
 };
 
 struct option_def {

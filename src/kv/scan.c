@@ -385,6 +385,7 @@ void scan_open(struct kv_store *s)
                                "it belongs to somebody else or others may write to it (needs: "
                                "own directory, chmod go-w)");
     } else if (s->root < 0) {
+        s->stats.missing = s->root == -ENOENT;
         store_set_state_locked(s, KV_STORE_OFF, "cannot open it: %s", strerror(-s->root));
     }
     store_unlock(s);

@@ -14,7 +14,7 @@
 #include "base/num.h"
 
 enum { MAX_READERS = 16, DEFAULT_READERS = 4 };
-static const uint64_t default_budget = (uint64_t)16 << 30, default_queue = (uint64_t)1 << 30;
+static const uint64_t default_queue = (uint64_t)1 << 30;
 
 const char *kv_why_name(enum kv_why why)
 {
@@ -87,8 +87,8 @@ void store_set_state_locked(struct kv_store *s, enum kv_store_state state, const
     if (state == KV_STORE_WRITER) {
         log_info("KV store %s: writable", s->dir);
     } else {
-        log_warn("KV store %s is %s: %s", s->dir, state == KV_STORE_OFF ? "off" : "read-only",
-                 reason);
+        log_at(s->must_exist ? LOG_INFO : LOG_WARN, "KV store %s is %s: %s", s->dir,
+               state == KV_STORE_OFF ? "off" : "read-only", reason);
     }
 }
 
@@ -175,7 +175,7 @@ static struct kv_store *new_store(const struct kv_store_config *cfg)
     s->io = cfg->io;
     s->identity = cfg->identity;
     kv_dir_name(&s->identity, s->own_name);
-    s->budget = cfg->budget_bytes ? cfg->budget_bytes : default_budget;
+    s->budget = cfg->budget_bytes ? cfg->budget_bytes : KV_DEFAULT_BUDGET;
     s->queue_max = cfg->queue_bytes ? cfg->queue_bytes : default_queue;
     s->min_cost_ms = cfg->min_cost_ms;
     s->n_readers = cfg->n_readers ? cfg->n_readers : DEFAULT_READERS;

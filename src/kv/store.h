@@ -32,6 +32,8 @@
 struct kv_store; /* opaque */
 struct kv_fs;    /* file layer (kv/fs.h) */
 
+#define KV_DEFAULT_BUDGET ((uint64_t)16 << 30)
+
 /* How far a store may go. Reads work in all states but OFF. */
 enum kv_store_state { KV_STORE_OFF, KV_STORE_READ_ONLY, KV_STORE_WRITER };
 
@@ -201,6 +203,7 @@ void kv_store_refresh(struct kv_store *s);
 struct kv_store_stats {
     enum kv_store_state state;
     char reason[256]; /* why it is not a writer; "" if it is */
+    bool missing;     /* off: there is no such directory */
     bool paused;      /* writing waits: no space, or errors */
     uint64_t budget_bytes, used_bytes;
     uint64_t probation_bytes;                  /* of files no later request has hit yet */
