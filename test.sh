@@ -5,7 +5,8 @@
 # the exit status is 1 if anything failed. Logs stay in build/test-logs.
 #
 #   ./test.sh          under 15 minutes on 2 cores
-#   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers
+#   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers, 20 times the fault runs
+#                      and operations of the disk store, and a conversation of a million tokens on it (3.7 GB)
 # shellcheck disable=SC2317,SC2016  # functions are called through check and xargs
 set -u
 cd "$(dirname "$0")" || exit 1
@@ -19,10 +20,11 @@ case "${1:-}" in
 "") ;;
 --long)
     long=1 fuzz_seconds=60
+    export FATHOM_TEST_KV=20 # fault and model tests of the disk store: as many times the runs
     export TASK_STEP=1 PROMPT_STEP=1 FATHOM_TEST_TASKS=1 # api tests: all tasks and prompts, not every fourth
     ;;
 -h | --help)
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 *) die "unknown option $1 (./test.sh --help)" ;;
@@ -147,6 +149,9 @@ scripts_ok() {
 }
 check shellcheck scripts_ok
 check selftest build/release/fathom selftest
+if [ -n "$long" ]; then
+    check kv-million-tokens build/release/tests/bench_kv_store --tokens 1048576
+fi
 
 title "address and undefined-behaviour sanitizers"
 if build build-asan asan ""; then
@@ -159,7 +164,7 @@ if build build-asan asan ""; then
 fi
 
 title "thread sanitizer"
-tsan='^test_(base_team|backend_(linear|attn|moe)|kv_pool|text_load|engine_session)$'
+tsan='^test_(base_team|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_session)$'
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'

@@ -8,6 +8,18 @@
 #include "kv/store.h"
 #include "kv_memfs.h"
 
+/* Under a sanitizer the tests make fewer runs (it is for what a run touches, not for counts). */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TINY_FEWER 16
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TINY_FEWER 16
+#endif
+#endif
+#if !defined(TINY_FEWER)
+#define TINY_FEWER 1
+#endif
+
 enum { TINY_S = 8, TINY_VOCAB = 1000, TINY_MAX = 512, TINY_PAGES = 128 };
 
 static inline void tiny_geom(struct kv_geom *g)

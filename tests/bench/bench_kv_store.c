@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -118,17 +119,37 @@ static void *plain_reader(void *user)
     return NULL;
 }
 
+/* Out of the page cache; says so if they are not. */
 static void forget(struct plain *p)
 {
+    static unsigned char in[KV_MAX_FILE / 4096];
+    uint64_t left = 0, all = 0;
     for (uint32_t i = 0; i < p->n; i++) {
         int fd = open(p->path[i], O_RDONLY);
-        if (fd >= 0) {
-            fsync(fd);
-#if defined(POSIX_FADV_DONTNEED)
-            posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-#endif
-            close(fd);
+        struct stat st;
+        if (fd < 0 || fstat(fd, &st) != 0) {
+            continue;
         }
+        fsync(fd);
+#if defined(POSIX_FADV_DONTNEED)
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+#endif
+        size_t n = (size_t)st.st_size;
+        void *map = mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
+        if (map != MAP_FAILED && mincore(map, n, (void *)in) == 0) {
+            for (size_t k = 0; k < n / 4096; k++) {
+                left += in[k] & 1;
+            }
+            all += n / 4096;
+        }
+        if (map != MAP_FAILED) {
+            munmap(map, n);
+        }
+        close(fd);
+    }
+    if (left * 100 > all) {
+        printf("%.1f %% of the files stayed in the page cache\n",
+               100.0 * (double)left / (double)all);
     }
 }
 
@@ -321,17 +342,19 @@ static void run(const char *dir, uint32_t n, uint32_t readers, bool direct)
     figure("opening", (clock_now() - t0) * 1e3, "ms");
     struct plain p = {0};
     collect(&p, dir, &c, k);
-    double one = plain_rate(&p, 1, false), four = plain_rate(&p, readers, false);
-    double raw = plain_rate(&p, readers, true);
-    figure("plain sequential read, 1 thread", one, "GB/s");
-    figure("plain sequential read, as many as readers", four, "GB/s");
-    figure("  around the page cache", raw, "GB/s");
-    double disk = MAX(one, MAX(four, raw)), cold = 0;
-    for (int i = 0; i < 3; i++) {
+    double one = 0, four = 0, raw = 0, cold = 0;
+    for (int i = 0; i < 4; i++) { /* in turn: what lies below this machine may cache, too */
+        one = MAX(one, plain_rate(&p, 1, false));
+        four = MAX(four, plain_rate(&p, readers, false));
+        raw = MAX(raw, plain_rate(&p, readers, true));
         forget(&p);
         cold = MAX(cold, (double)formula / restore(s, n, false) / 1e9);
     }
-    target("restoring, cold, of the best plain rate", cold / disk, 0.7, true, "");
+    figure("plain sequential read, 1 thread", one, "GB/s");
+    figure("plain sequential read, as many as readers", four, "GB/s");
+    figure("  around the page cache", raw, "GB/s");
+    target("restoring, cold, of the best plain rate", cold / MAX(one, MAX(four, raw)), 0.7,
+           true, "");
     figure("restoring, cold", cold, "GB/s");
     restore(s, n, false);
     figure("restoring, from the page cache", (double)formula / restore(s, n, false) / 1e9,

@@ -114,13 +114,16 @@ static void flips(void **state)
 {
     (void)state;
     static const int which[] = {1, 3, 4};
-    unsigned long n = 0;
+    unsigned long n = 0, n_seen = 0;
     for (size_t f = 0; f < ARRAY_LEN(which); f++) {
         struct memfs_node *d = &fs.node[file[which[f]]];
         uint64_t dense = 2 * KV_ALIGN; /* header, table, ids and their padding */
         dense = which[f] == 3 ? KV_ALIGN : dense;
         for (uint64_t byte = 0; byte < d->n; byte++) {
             for (int bit = 0; bit < 8; bit++) {
+                if ((n_seen++ % TINY_FEWER) != 0) {
+                    continue;
+                }
                 if (byte >= dense && (byte % 64 != byte / 64 % 64 || bit != (int)(byte % 8))) {
                     continue;
                 }
@@ -133,7 +136,7 @@ static void flips(void **state)
     }
     intact(NULL);
     print_message("%lu bit flips, all misses\n", n);
-    assert_true(n >= 100000);
+    assert_true(n >= 100000 / TINY_FEWER);
 }
 
 static void lengths(void **state)

@@ -514,7 +514,7 @@ static void hanging(void **state)
 
 /* ---- many files ---- */
 
-enum { MANY = 100000, IDENTITIES = 1000 };
+enum { MANY = 100000 / TINY_FEWER, IDENTITIES = 1000 / TINY_FEWER };
 
 static void many(void **state)
 {
