@@ -414,6 +414,18 @@ static void release(struct search *k)
     k->n_front = k->n_pages = 0;
 }
 
+/* Back to an empty session. */
+static void forget(fathom_session *s)
+{
+    while (s->n_front > 0) {
+        session_drop_front(s, s->n_front - 1);
+    }
+    state_clear(&s->kv);
+    session_unpublish(s, 0);
+    kv_chain_cut(&s->chain, 0);
+    s->n_ids = s->n_out = 0;
+}
+
 int session_reuse(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_reuse *reuse,
                   fathom_err *err)
 {
@@ -438,17 +450,16 @@ int session_reuse(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_reu
     commit(&k, &r);
     release(&k);
     rc = state_reserve(&s->kv, n, err);
-    if (rc != 0) {
-        return rc; /* cannot happen after admit; the session holds a shorter prefix */
+    if (rc != 0) { /* cannot happen after admit, but must not leave a page shared and written */
+        forget(s);
+        return rc;
     }
     state_own(&s->kv);
     memmove(s->ids, ids, n * sizeof *ids);
     s->n_ids = n;
     disk_extend(s, &r);
-    if (r.disk) {
-        session_publish(s);
-        rc = state_reserve(&s->kv, n, err);
-    }
+    session_publish(s);
+    rc = state_reserve(&s->kv, n, err); /* loading may have taken more, or left too much */
     disk_put_pages(s);
     record(&k, &r);
     if (reuse) {

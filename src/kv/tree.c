@@ -154,11 +154,20 @@ static bool pinned(const struct kv_tree *t, const struct tree_node *n)
     return n->parent && t->pool->ref[n->page] > 1;
 }
 
+static void remember_gone(struct kv_tree *t, const struct tree_node *n)
+{
+    if (has_key(t, n)) {
+        uint64_t h = key_hash(&n->key);
+        t->gone[h >> 32 & (TREE_GONE - 1)] = h;
+    }
+}
+
 void tree_clear(struct kv_tree *t)
 {
     for (struct tree_node *n = t->pool ? first_leaf(t->roots) : NULL, *next; n; n = next) {
         next = next_up(n);
         if (!n->child && !pinned(t, n)) {
+            remember_gone(t, n);
             remove_node(t, n);
         }
     }
@@ -471,14 +480,6 @@ uint32_t tree_evictable(const struct kv_tree *t, const uint32_t *ignore)
         count += n->parent && !n->behind;
     }
     return count;
-}
-
-static void remember_gone(struct kv_tree *t, const struct tree_node *n)
-{
-    if (has_key(t, n)) {
-        uint64_t h = key_hash(&n->key);
-        t->gone[h >> 32 & (TREE_GONE - 1)] = h;
-    }
 }
 
 bool tree_was_evicted(const struct kv_tree *t, const struct kv_key *key)
