@@ -152,7 +152,8 @@ check selftest build/release/fathom selftest
 if [ -n "$long" ]; then
     title "KV state: a million tokens; 20,000 scripts against a plain computation; every length"
     check kv-million-tokens build/release/tests/bench_kv_store --tokens 1048576
-    check kv-scripts env FATHOM_TEST_LONG=1 build/release/tests/test_engine_reuse
+    check kv-lengths env FATHOM_TEST_LONG=1 build/release/tests/test_engine_reuse
+    check kv-scripts env FATHOM_TEST_LONG=1 build/release/tests/test_engine_scripts
 fi
 
 title "address and undefined-behaviour sanitizers"
@@ -161,13 +162,13 @@ if build build-asan asan ""; then
         run_ctest ctest-asan build/asan -L '^(unit|ops|golden|fuzz|api)$'
     else
         run_ctest ctest-asan build/asan -L '^(unit|ops|fuzz)$' -E '^check_'
-        FATHOM_TEST_SCRIPTS=16 run_ctest ctest-asan-reuse build/asan -R '^test_engine_reuse$'
+        FATHOM_TEST_SCRIPTS=16 run_ctest ctest-asan-reuse build/asan -R '^test_engine_(reuse|scripts)$'
         run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage)$'
     fi
 fi
 
 title "thread sanitizer"
-tsan='^test_(base_team|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_(session|reuse))$'
+tsan='^test_(base_team|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_(session|scripts))$'
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'

@@ -222,8 +222,8 @@ typedef struct fathom_session_options {
 /* opt NULL: as fathom_session_new. */
 FATHOM_API int fathom_session_open(fathom_session **out, fathom_engine *e,
                                    const fathom_session_options *opt, fathom_err *err);
-/* Ends it. What it computed stays in RAM until the memory is needed, and what is worth it goes to
- * the disk in the background. */
+/* Ends it. What it computed stays in RAM until the memory is needed, and what is worth it goes
+ * to the disk in the background. */
 FATHOM_API void fathom_session_free(fathom_session *s);
 /* A copy that shares full pages: both can go on in different directions. Cut to n tokens. */
 FATHOM_API int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n,
@@ -237,8 +237,8 @@ FATHOM_API uint32_t fathom_session_len(const fathom_session *s);
 FATHOM_API const uint32_t *fathom_session_ids(const fathom_session *s);
 
 /* How the last fathom_session_set / _sync used what was there: the session's own tokens, those
- * of other sessions, pages in RAM that no session holds, and the disk. kept + rerun + computed =
- * n. */
+ * of other sessions, pages in RAM that no session holds, and the disk.
+ * kept + rerun + computed = n. */
 typedef struct fathom_reuse {
     uint32_t matched;  /* ids known from before */
     uint32_t kept;     /* state kept or restored without computing (<= matched) */
@@ -275,14 +275,14 @@ FATHOM_API int fathom_session_rewind(fathom_session *s, uint32_t n, fathom_reuse
  * the largest ratio); called at turn starts. At most 8 are kept, the oldest goes first. */
 FATHOM_API int fathom_session_checkpoint(fathom_session *s, fathom_err *err);
 
-/* Offers the session's state to the disk store: full pages, its newest frontier and the lowest
- * one. For a conversation that is idle; fathom_session_free does it too. Returns at once, writing
- * goes on in the background. Nothing happens without a store. */
+/* Offers the session's state to the disk store: full pages, its two newest frontiers and the
+ * lowest one. For a conversation that is idle; fathom_session_free does it too. Returns at
+ * once, writing goes on in the background. Nothing happens without a store. */
 FATHOM_API void fathom_session_save(fathom_session *s);
 /* One or more lines for a person: what the last fathom_session_set reused, and, where the known
- * tokens went on differently, the text around that place (if the model has a tokenizer; reads one
- * file's header if only the disk knows). Writes at most n bytes with the NUL; returns the length
- * without it. */
+ * tokens went on differently, the text around that place (if the model has a tokenizer; reads
+ * one file's header if only the disk knows). Writes at most n bytes with the NUL; returns the
+ * length without it. */
 FATHOM_API size_t fathom_session_explain(fathom_session *s, char *out, size_t n);
 
 /* Asks the running or next call on s to stop with FATHOM_ECANCEL; finished chunks are kept. Any

@@ -5,8 +5,8 @@
  * first large allocation. The step of each size class {1, 8, 64, chunk} is recorded and
  * compiled here, once; the classes share one arena and one host-visible buffer, because one
  * step runs at a time. Invariant: after fathom_engine_open nothing here changes but the KV
- * pool, what is known of earlier tokens, and the last step's place. Read next: step.c (a step), session.c (sequences), plan.c
- * (the estimate). */
+ * pool, what is known of earlier tokens, and the last step's place. Read next: step.c (a step),
+ * session.c (sequences), plan.c (the estimate). */
 #include "engine/engine_int.h"
 
 #include <assert.h>

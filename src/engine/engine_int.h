@@ -159,7 +159,7 @@ int disk_open(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
 void disk_close(fathom_engine *e);
 /* Offers full pages from n_put on, parents first. */
 void disk_put_pages(fathom_session *s);
-/* Offers the newest and the lowest frontier. */
+/* Offers the two newest frontiers and the lowest. */
 void disk_put_fronts(fathom_session *s);
 /* Continues the known prefix of the session's target from files, if that saves computing, and
  * updates r; r->end says why the files end (FATHOM_REUSE_ALL: they were not asked). All or

@@ -1,6 +1,6 @@
-/* explain.c - what was reused, in numbers (fathom_engine_kv) and in words (fathom_session_explain):
- * where the known part of the prompt ended, and the text on both sides of that place. The text
- * is made only when somebody asks. */
+/* explain.c - what was reused, in numbers (fathom_engine_kv) and in words
+ * (fathom_session_explain): where the known part of the prompt ended, and the text on both
+ * sides of that place. The text is made only when somebody asks. */
 #include <stdio.h>
 #include <string.h>
 

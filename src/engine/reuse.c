@@ -1,14 +1,16 @@
-/* reuse.c - the heart of fathom_session_set: from where can a prompt be continued with the least computing?
+/* reuse.c - the heart of fathom_session_set: from where can a prompt be continued with the
+ * least computing?
  *
  * Known prefixes lie in three places: the session's own tokens, other live sessions (their
- * partial pages and rings, too), and pages in the tree that no session needs any more; a fourth,
- * the disk, may continue what those three have (disk.c). Rows of a prefix are the same bytes
- * wherever they lie, so pages and frontiers of all places are combined; only rings come with
- * their session.
+ * partial pages and rings, too), and pages in the tree that no session needs any more; a
+ * fourth, the disk, may continue what those three have (disk.c). Rows of a prefix are the same
+ * bytes wherever they lie, so pages and frontiers of all places are combined; only rings come
+ * with their session.
  *
  * Order of work: find and hold the best source; check that memory will do, with everything that
- * may be evicted counted, and refuse before anything changes; leave the old content to the tree;
- * continue from the source; reserve; then try the disk. Read next: share.c, disk.c, kv/state.h. */
+ * may be evicted counted, and refuse before anything changes; leave the old content to the
+ * tree; continue from the source; reserve; then try the disk. Read next: share.c, disk.c,
+ * kv/state.h. */
 #include <string.h>
 
 #include "base/mem.h"

@@ -2,10 +2,10 @@
  * from the longest known part of it (reuse.c) and queues the rest.
  *
  * ids[0..n_ids) is the target; kv.n of them are computed. After a rewind that could not keep
- * the rings, kv.n lies below the common prefix: those tokens are pending again and come
- * first (kv/state.h); reuse tells their number. Memory for the whole target is reserved when
- * it is set, so steps cannot run out of it. Frontier copies are shared between forks and
- * dropped, oldest first, when the pool needs the room (share.c). Read next: reuse.c, step.c. */
+ * the rings, kv.n lies below the common prefix: those tokens are pending again and come first
+ * (kv/state.h); reuse tells their number. Memory for the whole target is reserved when it is
+ * set, so steps cannot run out of it. Frontier copies are shared between forks and dropped,
+ * oldest first, when the pool needs the room (share.c). Read next: reuse.c, step.c. */
 #include <stdlib.h>
 #include <string.h>
 

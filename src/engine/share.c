@@ -1,10 +1,10 @@
-/* share.c - what sessions leave for each other in RAM. As soon as a page of a session is full it
- * becomes a node of the prefix tree, shared with the session; when a session gives tokens up (it
- * ends, or is set to others) its partial page and its frontiers go there, too. Nothing is copied:
- * a page that two hold is copied by the first who writes into it (kv/state.h).
+/* share.c - what sessions leave for each other in RAM. As soon as a page of a session is full
+ * it becomes a node of the prefix tree, shared with the session; when a session gives tokens up
+ * (it ends, or is set to others) its partial page and its frontiers go there, too. Nothing is
+ * copied: a page that two hold is copied by the first who writes into it (kv/state.h).
  *
- * The other direction is relieve: when the pool is short of memory, frontiers that are old, then
- * pages that only the tree holds, least recently used leaves first, then the rest of the
+ * The other direction is relieve: when the pool is short of memory, frontiers that are old,
+ * then pages that only the tree holds, least recently used leaves first, then the rest of the
  * frontiers are given up; last, pages that wait to be written to disk. None of it can make an
  * answer wrong: what is gone is computed again. Read next: reuse.c (who takes from the tree),
  * kv/tree.h. */

@@ -2,9 +2,9 @@
  * last is used again first and memory that was never needed stays untouched.
  *
  * Invariants: a page number is on the free stack exactly when its count is 0; n_reserved never
- * exceeds the free pages; the ledger equals what the counts say; frontiers and
- * staging plus pages in use and reserved never exceed the page budget. They are asserted, in release builds too. Read
- * next: state.c, which decides when pages are taken, shared and dropped. */
+ * exceeds the free pages; the ledger equals what the counts say; frontiers and staging plus
+ * pages in use and reserved never exceed the page budget. They are asserted, in release builds
+ * too. Read next: state.c, which decides when pages are taken, shared and dropped. */
 #include "kv/pool.h"
 
 #include <assert.h>
