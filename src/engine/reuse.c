@@ -42,15 +42,6 @@ struct search {
     uint32_t n_other, other[REUSE_OTHER_IDS];
 };
 
-static uint32_t common(const uint32_t *a, const uint32_t *b, uint32_t n)
-{
-    uint32_t i = 0;
-    while (i < n && a[i] == b[i]) {
-        i++;
-    }
-    return i;
-}
-
 /* ---- finding ---- */
 
 static void add_front(struct search *k, struct frontier *f)
@@ -75,7 +66,7 @@ static void note_match(struct search *k, uint32_t same, const uint32_t *rest, ui
 /* Tokens that a session's rows share with the prompt; its frontiers there become candidates. */
 static uint32_t match_session(struct search *k, fathom_session *t)
 {
-    uint32_t rows = state_rows(&t->kv), same = common(t->ids, k->ids, MIN(rows, k->n));
+    uint32_t rows = state_rows(&t->kv), same = ids_common(t->ids, k->ids, MIN(rows, k->n));
     note_match(k, same, t->ids + same, rows - same);
     for (uint32_t i = 0; i < t->n_front; i++) {
         if (t->front[i]->pos <= same) {
@@ -119,7 +110,7 @@ static int find(struct search *k, fathom_err *err)
     fathom_session *s = k->s;
     uint32_t self = match_session(k, s);
     if (session_shares(s)) {
-        kv_chain_cut(&s->chain, common(s->ids, k->ids, MIN(s->n_ids, k->n)));
+        kv_chain_cut(&s->chain, ids_common(s->ids, k->ids, MIN(s->n_ids, k->n)));
         int rc = kv_chain_extend(&s->chain, k->ids, k->n, err);
         if (rc != 0) {
             return rc;
@@ -138,7 +129,7 @@ static int find(struct search *k, fathom_err *err)
     }
     for (fathom_session *t = s->e->sessions; t; t = t->next) {
         if (t != s && session_shares(t) && same_salt(s, t)) {
-            uint32_t same = common(t->ids, k->ids, MIN(state_rows(&t->kv), most));
+            uint32_t same = ids_common(t->ids, k->ids, MIN(state_rows(&t->kv), most));
             consider(k, SOURCE_LIVE, t, &t->kv, same);
         }
     }
@@ -336,7 +327,7 @@ static bool known_elsewhere(const struct search *k)
     const fathom_session *s = k->s;
     for (const fathom_session *t = s->e->sessions; t; t = t->next) {
         if (t != s && session_shares(t) && !same_salt(s, t) &&
-            common(t->ids, k->ids, MIN(state_rows(&t->kv), k->n)) > k->matched) {
+            ids_common(t->ids, k->ids, MIN(state_rows(&t->kv), k->n)) > k->matched) {
             return true;
         }
     }
@@ -399,7 +390,7 @@ static void before_leaving(fathom_session *s, const uint32_t *ids, uint32_t n)
 {
     uint32_t rows = state_rows(&s->kv);
     session_publish(s);
-    if (rows > common(s->ids, ids, MIN(rows, n)) + STEP_VERIFY_MAX) {
+    if (rows > ids_common(s->ids, ids, MIN(rows, n)) + STEP_VERIFY_MAX) {
         disk_put_pages(s);
         disk_put_fronts(s);
     }
@@ -441,7 +432,7 @@ int session_reuse(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_reu
     rc = rc ? rc : admit(&k, err);
     if (rc != 0) {
         release(&k);
-        kv_chain_cut(&s->chain, common(s->ids, ids, MIN(was, n)));
+        kv_chain_cut(&s->chain, ids_common(s->ids, ids, MIN(was, n)));
         return rc;
     }
     fathom_reuse r;

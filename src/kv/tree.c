@@ -186,22 +186,13 @@ void tree_close(struct kv_tree *t)
 
 /* ---- finding ---- */
 
-static uint32_t common(const uint32_t *a, const uint32_t *b, uint32_t n)
-{
-    uint32_t i = 0;
-    while (i < n && a[i] == b[i]) {
-        i++;
-    }
-    return i;
-}
-
 /* The child that agrees longest with ids[0..n). */
 static void find_part(const struct tree_node *full, const uint32_t *ids, uint32_t n,
                       struct tree_match *out)
 {
     uint32_t best = 0;
     for (struct tree_node *c = full->child; c; c = c->next) {
-        uint32_t most = MIN(c->n_ids, n), same = common(c->ids, ids, most);
+        uint32_t most = MIN(c->n_ids, n), same = ids_common(c->ids, ids, most);
         bool differs = same < most;
         if (same > best || (same == best && !out->differs && differs)) {
             best = same;
@@ -323,7 +314,7 @@ static void absorb_tails(struct kv_tree *t, struct tree_node *parent, struct tre
     for (struct tree_node *c = parent->child, *next; c; c = next) {
         next = c->next;
         if (c != n && !has_key(t, c) && c->n_ids <= n->n_ids &&
-            common(c->ids, n->ids, c->n_ids) == c->n_ids) {
+            ids_common(c->ids, n->ids, c->n_ids) == c->n_ids) {
             for (uint32_t i = 0; i < c->n_front; i++) {
                 insert_front(t, n, c->front[i]);
             }
@@ -346,7 +337,7 @@ struct tree_node *tree_add(struct kv_tree *t, struct tree_node *parent,
         return same ? n : NULL;
     }
     for (n = key ? NULL : parent->child; n; n = n->next) {
-        if (n->n_ids >= n_ids && common(n->ids, ids, n_ids) == n_ids) {
+        if (n->n_ids >= n_ids && ids_common(n->ids, ids, n_ids) == n_ids) {
             return n;
         }
     }

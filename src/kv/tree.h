@@ -21,6 +21,16 @@
 
 enum { TREE_NODE_FRONTS = 8, TREE_BRANCH_FRONTS = 8 };
 
+/* How many of the first n ids are equal. */
+static inline uint32_t ids_common(const uint32_t *a, const uint32_t *b, uint32_t n)
+{
+    uint32_t i = 0;
+    while (i < n && a[i] == b[i]) {
+        i++;
+    }
+    return i;
+}
+
 struct tree_node {
     struct tree_node *parent;      /* NULL: a root */
     struct tree_node *child;       /* first of a list */

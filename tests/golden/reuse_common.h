@@ -9,18 +9,10 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "golden/ok.h"
 #include "golden/random_model.h"
 
 enum { N_MAX = 512, V = 97 };
-
-#define OK(call)                                 \
-    do {                                         \
-        fathom_err err_ = {0};                   \
-        fathom_err *err = &err_;                 \
-        if ((call) != 0) {                       \
-            fail_msg("%s: %s", #call, err_.msg); \
-        }                                        \
-    } while (0)
 
 /* ---- a directory for files ---- */
 
@@ -58,41 +50,47 @@ static inline void fresh_dir(void)
     assert_non_null(mkdtemp(dir));
 }
 
-/* Files of the store; damage one of them (the i-th, byte at random) if g is given. */
-static inline uint32_t store_files(struct rng *g)
+/* Calls fn for every file of the store, with its path and its open descriptor; their number. */
+static inline uint32_t each_file(void (*fn)(void *user, const char *path, int fd), void *user)
 {
     uint32_t n = 0;
-    char names[512][384];
     DIR *d = opendir(dir);
     for (struct dirent *x; d && (x = readdir(d));) {
-        char sub[160];
+        char sub[160], name[400];
         snprintf(sub, sizeof sub, "%s/%.64s", dir, x->d_name);
         DIR *in = strlen(x->d_name) == 16 ? opendir(sub) : NULL;
         for (struct dirent *y; in && (y = readdir(in));) {
-            if (y->d_name[0] != '.' && n < 512) {
-                snprintf(names[n++], sizeof names[0], "%s/%.200s", sub, y->d_name);
+            if (y->d_name[0] == '.') {
+                continue;
             }
+            snprintf(name, sizeof name, "%s/%.200s", sub, y->d_name);
+            int fd = open(name, O_RDWR);
+            assert_true(fd >= 0);
+            fn(user, name, fd);
+            close(fd);
+            n++;
         }
         if (in) {
             closedir(in);
         }
     }
-    if (d) {
-        closedir(d);
-    }
-    if (g && n > 0) {
-        const char *name = names[rng_below(g, n)];
-        int fd = open(name, O_RDWR);
-        struct stat st;
-        assert_true(fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0);
-        off_t at = (off_t)rng_below(g, (uint32_t)st.st_size);
-        unsigned char c;
-        assert_int_equal(pread(fd, &c, 1, at), 1);
-        c ^= (unsigned char)(1u << rng_below(g, 8));
-        assert_int_equal(pwrite(fd, &c, 1, at), 1);
-        close(fd);
-    }
+    closedir(d);
     return n;
+}
+
+static inline off_t file_size(int fd)
+{
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    return st.st_size;
+}
+
+static inline void flip(int fd, off_t at, unsigned char bits)
+{
+    unsigned char c;
+    assert_int_equal(pread(fd, &c, 1, at), 1);
+    c ^= bits;
+    assert_int_equal(pwrite(fd, &c, 1, at), 1);
 }
 
 /* ---- engines ---- */

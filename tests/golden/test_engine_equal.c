@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "golden/ok.h"
 #include "golden/random_model.h"
 #include "golden/state_bytes.h"
 #include "op/step.h"
@@ -159,15 +160,6 @@ static fathom_engine *open_engine(const struct random_model *m, const struct var
     }
     return e;
 }
-
-#define OK(call)                                 \
-    do {                                         \
-        fathom_err err_ = {0};                   \
-        fathom_err *err = &err_;                 \
-        if ((call) != 0) {                       \
-            fail_msg("%s: %s", #call, err_.msg); \
-        }                                        \
-    } while (0)
 
 /* ---- what a sequence left behind ---- */
 

@@ -25,27 +25,22 @@ static struct random_model wide; /* A = 128, as the real one */
 
 static uint32_t seq[N_MAX];
 
-/* Removes files whose names end so. */
-static uint32_t remove_files(const char *end)
+static void ignore(void *user, const char *path, int fd)
 {
-    uint32_t n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *x; d && (x = readdir(d));) {
-        char sub[160], name[400];
-        snprintf(sub, sizeof sub, "%s/%.64s", dir, x->d_name);
-        DIR *in = strlen(x->d_name) == 16 ? opendir(sub) : NULL;
-        for (struct dirent *y; in && (y = readdir(in));) {
-            if (random_ends(y->d_name, end)) {
-                snprintf(name, sizeof name, "%s/%.200s", sub, y->d_name);
-                n += unlink(name) == 0;
-            }
-        }
-        if (in) {
-            closedir(in);
-        }
+    (void)user, (void)path, (void)fd;
+}
+static uint32_t store_files(void)
+{
+    return each_file(ignore, NULL);
+}
+
+static void remove_frontier(void *user, const char *path, int fd)
+{
+    (void)fd;
+    if (random_ends(path, ".f")) {
+        assert_int_equal(unlink(path), 0);
+        ++*(uint32_t *)user;
     }
-    closedir(d);
-    return n;
 }
 
 /* n + 2 tokens must give these logits, with at least `disk` tokens from files. */
@@ -79,7 +74,9 @@ static void one_length(uint32_t n, const float *want)
     uint32_t stored = n / 128 * 128;
     for (int files = 0; files < 2; files++) { /* disk: with the frontier, then by a re-run */
         if (files) {
-            assert_int_equal(remove_files(".f") > 0, n + 2 >= 128);
+            uint32_t removed = 0;
+            each_file(remove_frontier, &removed);
+            assert_int_equal(removed > 0, n + 2 >= 128);
         }
         e = open_engine(&wide, 128, 0, true, true);
         fathom_kv_info k;
@@ -126,41 +123,21 @@ static void test_lengths(void **state)
 
 /* ---- a load that fails changes nothing ---- */
 
-/* Damages every stored file in one way; the store must then be worth nothing. */
-static void damage_all(int how)
+/* Damages a file in one of DAMAGES ways; the store must then be worth nothing. */
+static void damage(void *user, const char *path, int fd)
 {
-    DIR *d = opendir(dir);
-    for (struct dirent *x; d && (x = readdir(d));) {
-        char sub[160], name[400];
-        snprintf(sub, sizeof sub, "%s/%.64s", dir, x->d_name);
-        DIR *in = strlen(x->d_name) == 16 ? opendir(sub) : NULL;
-        for (struct dirent *y; in && (y = readdir(in));) {
-            if (y->d_name[0] == '.') {
-                continue;
-            }
-            snprintf(name, sizeof name, "%s/%.200s", sub, y->d_name);
-            struct stat st;
-            int fd = open(name, O_RDWR);
-            assert_true(fd >= 0 && fstat(fd, &st) == 0);
-            /* magic, version, identity, keys, header sum, section sum, ids, payload, padding of
-             * the last section; shorter, longer, empty */
-            const off_t at[] = {0, 8, 40, 100, 245, 290, 4096, 8192 + 5, st.st_size - 1};
-            unsigned char c;
-            if (how < (int)ARRAY_LEN(at)) {
-                assert_int_equal(pread(fd, &c, 1, at[how]), 1);
-                c ^= 0x10;
-                assert_int_equal(pwrite(fd, &c, 1, at[how]), 1);
-            } else {
-                off_t sizes[] = {st.st_size - 4096, st.st_size + 4096, 0};
-                assert_int_equal(ftruncate(fd, sizes[how - (int)ARRAY_LEN(at)]), 0);
-            }
-            close(fd);
-        }
-        if (in) {
-            closedir(in);
-        }
+    int how = *(int *)user;
+    off_t size = file_size(fd);
+    (void)path;
+    /* magic, version, identity, keys, header sum, section sum, ids, payload, padding of the
+     * last section; shorter, longer, empty */
+    const off_t at[] = {0, 8, 40, 100, 245, 290, 4096, 8192 + 5, size - 1};
+    const off_t sizes[] = {size - 4096, size + 4096, 0};
+    if (how < (int)ARRAY_LEN(at)) {
+        flip(fd, at[how], 0x10);
+    } else {
+        assert_int_equal(ftruncate(fd, sizes[how - (int)ARRAY_LEN(at)]), 0);
     }
-    closedir(d);
 }
 enum { DAMAGES = 12 };
 
@@ -206,8 +183,7 @@ static void test_failed_loads(void **state)
         OK(fathom_session_sync(s, seq, 290, NULL, NULL, NULL, err));
         fathom_session_free(s);
         fathom_engine_close(e);
-        assert_int_equal(store_files(NULL), 3); /* two segments, a frontier */
-        damage_all(how);
+        assert_int_equal(each_file(damage, &how), 3); /* two segments, a frontier */
         run_held(&tried, true);
         if (tried.r.disk != 0 ||
             (tried.r.end != FATHOM_REUSE_BAD_FILE && tried.r.end != FATHOM_REUSE_IDENTITY)) {
@@ -313,14 +289,14 @@ static void test_reasons(void **state)
     assert_true(r.matched == 200);
     fathom_session_free(a);
     fathom_engine_close(e);
-    assert_int_equal(store_files(NULL), 0);
+    assert_int_equal(store_files(), 0);
     /* Stored under a salt, it is found under this salt only; another model finds nothing. */
     e = open_engine(&wide, 128, 0, true, true);
     a = new_session(e, "x", false);
     set(a, 200);
     fathom_session_free(a);
     fathom_engine_close(e);
-    assert_true(store_files(NULL) > 0);
+    assert_true(store_files() > 0);
     e = open_engine(&wide, 128, 0, true, true);
     a = new_session(e, NULL, false);
     r = set(a, 200);

@@ -170,6 +170,33 @@ static void random_tail(struct script *x, struct actor *a, uint32_t from, uint32
     }
 }
 
+/* Flips a bit of one file, chosen at random (each_file: the last one that is drawn). */
+struct damage {
+    struct rng *g;
+    uint32_t seen;
+    char path[400];
+};
+static void choose(void *user, const char *path, int fd)
+{
+    struct damage *d = user;
+    (void)fd;
+    if (rng_below(d->g, ++d->seen) == 0) {
+        snprintf(d->path, sizeof d->path, "%s", path);
+    }
+}
+static void damage_one(struct rng *g)
+{
+    struct damage d = {.g = g};
+    if (each_file(choose, &d) > 0) {
+        int fd = open(d.path, O_RDWR);
+        assert_true(fd >= 0);
+        off_t at = (off_t)rng_below(g, (uint32_t)file_size(fd));
+        flip(fd, at, (unsigned char)(1u << rng_below(g, 8)));
+        close(fd);
+        total.damaged++;
+    }
+}
+
 static void restart(struct script *x, bool damage)
 {
     for (int i = 0; i < ACTORS; i++) {
@@ -182,7 +209,7 @@ static void restart(struct script *x, bool damage)
     total.evicted += k.evicted_pages;
     fathom_engine_close(x->e);
     if (damage) {
-        total.damaged += store_files(&x->g) > 0;
+        damage_one(&x->g);
     }
     x->e = open_engine(&model, 16, x->n_pages, true, true);
     total.restarts++;

@@ -14,48 +14,12 @@
 #include "base/rng.h"
 #include "kv/frontier.h"
 #include "kv/state.h"
-
-static struct device *dev;
+#include "unit/kv_toy.h"
 
 static struct layout tiny_layout(void)
 {
-    struct shape s = {.n_vocab = 16,
-                      .d = 32,
-                      .n_layer = 3,
-                      .n_head = 2,
-                      .head_dim = 96,
-                      .rope_dim = 32,
-                      .q_lora = 16,
-                      .o_groups = 1,
-                      .o_lora = 16,
-                      .window = 8,
-                      .index_heads = 2,
-                      .index_dim = 32,
-                      .index_topk = 2,
-                      .n_ff = 16,
-                      .n_expert = 2,
-                      .n_used = 1,
-                      .hc = 2,
-                      .max_ratio = 16,
-                      .ratio = {0, 4, 16}};
-    struct layout l;
-    fathom_err err = {0};
-    assert_int_equal(layout_make(&l, &s, true, 32, &err), 0);
-    return l;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    struct backend_config cfg = {0};
-    return backend_ref.open(&dev, &cfg, NULL);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    backend_ref.close(dev);
-    return 0;
+    static const uint16_t ratio[] = {0, 4, 16};
+    return toy_layout(3, ratio, 8, 32);
 }
 
 static void test_sizes(void **state)
@@ -285,5 +249,5 @@ int main(void)
         cmocka_unit_test(test_slots),     cmocka_unit_test(test_frontier_budget),
         cmocka_unit_test(test_admission),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, toy_setup, toy_teardown);
 }

@@ -12,10 +12,10 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kv/tree.h"
+#include "unit/kv_toy.h"
 
 enum { S = 8, PAGES = 24, LEN = 64 };
 
-static struct device *dev;
 static struct layout layout;
 static struct kv_pool pool;
 static struct kv_tree tree;
@@ -23,30 +23,10 @@ static uint32_t n_pages = PAGES;
 
 static int open_tree(void **state)
 {
-    (void)state;
-    struct backend_config cfg = {0};
-    struct shape s = {.n_vocab = 97,
-                      .d = 32,
-                      .n_layer = 2,
-                      .n_head = 2,
-                      .head_dim = 96,
-                      .rope_dim = 32,
-                      .q_lora = 16,
-                      .o_groups = 1,
-                      .o_lora = 16,
-                      .window = 4,
-                      .index_heads = 2,
-                      .index_dim = 32,
-                      .index_topk = 2,
-                      .n_ff = 16,
-                      .n_expert = 2,
-                      .n_used = 1,
-                      .hc = 2,
-                      .max_ratio = 4,
-                      .ratio = {0, 4}};
+    static const uint16_t ratio[] = {0, 4};
     fathom_err err = {0};
-    return backend_ref.open(&dev, &cfg, &err) || layout_make(&layout, &s, true, S, &err) ||
-           pool_open(&pool, &backend_ref, dev, &layout, 1, n_pages, &err) ||
+    layout = toy_layout(2, ratio, 4, S);
+    return toy_setup(state) || pool_open(&pool, &backend_ref, dev, &layout, 1, n_pages, &err) ||
            tree_open(&tree, &pool, &err);
 }
 
@@ -61,12 +41,10 @@ static int open_large(void **state)
 
 static int close_tree(void **state)
 {
-    (void)state;
     tree_close(&tree);
     assert_int_equal(pool_used_bytes(&pool, KV_KIND_COUNT), 0);
     pool_close(&pool);
-    backend_ref.close(dev);
-    return 0;
+    return toy_teardown(state);
 }
 
 /* A prompt and its keys. */
