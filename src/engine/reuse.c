@@ -59,7 +59,9 @@ static void note_match(struct search *k, uint32_t same, const uint32_t *rest, ui
         k->matched = same;
         k->differs = differs;
         k->n_other = differs ? MIN(n_rest, (uint32_t)REUSE_OTHER_IDS) : 0;
-        memcpy(k->other, rest, k->n_other * sizeof *rest);
+        if (k->n_other) {
+            memcpy(k->other, rest, k->n_other * sizeof *rest);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ static inline void remove_tree(const char *path)
     for (struct dirent *x; d && (x = readdir(d));) {
         char name[512];
         struct stat st;
-        snprintf(name, sizeof name, "%s/%s", path, x->d_name);
+        snprintf(name, sizeof name, "%.200s/%.255s", path, x->d_name);
         if (strcmp(x->d_name, ".") == 0 || strcmp(x->d_name, "..") == 0) {
             continue;
         }
