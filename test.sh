@@ -5,7 +5,8 @@
 # the exit status is 1 if anything failed. Logs stay in build/test-logs.
 #
 #   ./test.sh          under 15 minutes on 2 cores
-#   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers
+#   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers, 20 times the fault runs
+#                      and operations of the disk store, and a conversation of a million tokens on it (3.7 GB)
 # shellcheck disable=SC2317,SC2016  # functions are called through check and xargs
 set -u
 cd "$(dirname "$0")" || exit 1
@@ -19,10 +20,11 @@ case "${1:-}" in
 "") ;;
 --long)
     long=1 fuzz_seconds=60
+    export FATHOM_TEST_KV=20 # fault and model tests of the disk store: as many times the runs
     export TASK_STEP=1 PROMPT_STEP=1 FATHOM_TEST_TASKS=1 SCALE_GB=3.5 SCALE_KILLS=20 FATHOM_TEST_SEEDS=20 # api tests: all tasks and prompts, not every fourth
     ;;
 -h | --help)
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 *) die "unknown option $1 (./test.sh --help)" ;;
@@ -147,6 +149,12 @@ scripts_ok() {
 }
 check shellcheck scripts_ok
 check selftest build/release/fathom selftest
+if [ -n "$long" ]; then
+    title "KV state: a million tokens; 20,000 scripts against a plain computation; every length"
+    check kv-million-tokens build/release/tests/bench_kv_store --tokens 1048576
+    check kv-lengths env FATHOM_TEST_LONG=1 build/release/tests/test_engine_reuse
+    check kv-scripts env FATHOM_TEST_LONG=1 build/release/tests/test_engine_scripts
+fi
 
 title "address and undefined-behaviour sanitizers"
 if build build-asan asan ""; then
@@ -154,17 +162,18 @@ if build build-asan asan ""; then
         run_ctest ctest-asan build/asan -L '^(unit|ops|golden|fuzz|api)$'
     else
         run_ctest ctest-asan build/asan -L '^(unit|ops|fuzz)$' -E '^check_'
+        FATHOM_TEST_SCRIPTS=16 run_ctest ctest-asan-reuse build/asan -R '^test_engine_(reuse|scripts)$'
         run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage)$'
     fi
 fi
 
 title "thread sanitizer"
-tsan='^test_(base_team|backend_(linear|attn|moe)|kv_pool|text_load|engine_session)$'
+tsan='^test_(base_team|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_(session|scripts))$'
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'
     else
-        run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -R "$tsan"
+        FATHOM_TEST_SCRIPTS=8 run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -R "$tsan"
     fi
 fi
 

@@ -2,6 +2,13 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+set(FATHOM_HASH_LIBS "")
+if(NOT APPLE) # macOS has SHA in its system library
+  pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
+  set(FATHOM_HASH_LIBS PkgConfig::CRYPTO)
+  set(FATHOM_PC_CRYPTO ", libcrypto") # for fathom.pc
+endif()
 if(APPLE)
   find_library(EDIT_LIBRARY edit REQUIRED) # part of the system
   set(FATHOM_EDIT_LIBS ${EDIT_LIBRARY})

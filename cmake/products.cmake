@@ -15,7 +15,7 @@ foreach(kind static shared)
     VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
     ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
   target_include_directories(fathom_${kind} PUBLIC ${CMAKE_SOURCE_DIR}/include)
-  target_link_libraries(fathom_${kind} PRIVATE Threads::Threads m PkgConfig::LZMA)
+  target_link_libraries(fathom_${kind} PRIVATE Threads::Threads m PkgConfig::LZMA ${FATHOM_HASH_LIBS})
 endforeach()
 
 # ---- program ----

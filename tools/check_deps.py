@@ -15,6 +15,9 @@ SRC = os.path.join(ROOT, "src")
 THIRD_PARTY = {
     "histedit.h": {"cmd/line.c"},
     "lzma.h": {"text/xz.c"},
+    "xxhash.h": {"base/hash.c"},
+    "openssl/": {"base/hash.c"},
+    "CommonCrypto/": {"base/hash.c"},
     "cmocka.h": set(),
 }
 SYSTEM = set("""

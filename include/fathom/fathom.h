@@ -96,6 +96,18 @@ typedef struct fathom_engine_options {
     const char *debug;    /* developer switches, comma separated */
     fathom_progress_fn progress;
     void *progress_user;
+    /* KV state beyond one session. In RAM, what sessions computed stays until its memory is
+     * needed, and any later session with the same beginning uses it. With a directory it also
+     * outlives the process. */
+    bool kv_no_share;        /* every session reuses its own tokens only, nothing is stored
+                                (measurements, comparisons) */
+    const char *kv_dir;      /* disk store, made if missing; NULL: none. A directory that cannot
+                                be used is no error: fathom_engine_kv says why it is off */
+    uint64_t kv_disk_bytes;  /* budget for all files in kv_dir; default 16 GiB */
+    double kv_flush_seconds; /* longest that closing the engine may go on writing; default 5,
+                                negative: not at all */
+    int32_t kv_save_ms; /* state is written if computing it again would take this long, or if
+                                it was used again; default 500; -1: always */
 } fathom_engine_options;
 
 /* Opens a model. Memory is planned first: a request that cannot fit is refused with
@@ -114,6 +126,52 @@ typedef struct fathom_info {
     double load_seconds;
 } fathom_info;
 FATHOM_API void fathom_engine_info(const fathom_engine *e, fathom_info *out);
+
+/* ---- what is kept of earlier tokens ---- */
+
+/* Why the known part of a prompt ended where it did. */
+enum fathom_reuse_end {
+    FATHOM_REUSE_ALL,      /* all of it is known (its last token is computed for the logits) */
+    FATHOM_REUSE_NEW,      /* what is known ends here: the prompt goes on beyond it, or nothing
+                              like it was seen */
+    FATHOM_REUSE_DIVERGED, /* what is known goes on with another token */
+    FATHOM_REUSE_EVICTED,  /* it was known and had to make room */
+    FATHOM_REUSE_BAD_FILE, /* a stored file failed its checks, and is not tried again */
+    FATHOM_REUSE_IO_ERROR, /* the disk refused, or was slower than computing again */
+    FATHOM_REUSE_IDENTITY, /* the directory holds only state of other models or versions */
+    FATHOM_REUSE_SALT,     /* known, but of an owner who does not share it. For the operator:
+                              telling the client of one owner would reveal what another asked */
+    FATHOM_REUSE_BUDGET,   /* no room in memory, or on disk when it should have been written */
+    FATHOM_REUSE_NO_FILE,  /* nothing stored goes on from here */
+    FATHOM_REUSE_END_COUNT
+};
+FATHOM_API const char *fathom_reuse_end_name(enum fathom_reuse_end end); /* "diverged", ... */
+
+enum fathom_disk_state { FATHOM_DISK_OFF, FATHOM_DISK_READ_ONLY, FATHOM_DISK_WRITER };
+/* State and counters since the engine was opened. */
+typedef struct fathom_kv_info {
+    /* memory, in bytes; their sum never exceeds budget_bytes */
+    uint64_t budget_bytes, page_bytes, slot_bytes, frontier_bytes, staging_bytes;
+    uint32_t shared_pages; /* pages in the prefix index; of them only there: */
+    uint32_t idle_pages;   /* evicted when memory is needed */
+    uint64_t evicted_pages;
+    /* tokens of all fathom_session_set calls, as in fathom_reuse, and their ends */
+    uint64_t n_sets, ram, disk, rerun, computed, ends[FATHOM_REUSE_END_COUNT];
+    /* disk */
+    enum fathom_disk_state disk_state;
+    char disk_reason[256]; /* why it is not a writer; "" if it is, or if there is no kv_dir */
+    bool disk_paused;      /* writing waits: no space left, or errors */
+    uint64_t disk_budget_bytes, disk_used_bytes, disk_written_bytes, disk_loaded_bytes;
+    uint64_t disk_written_files, disk_write_errors, disk_load_failures, disk_evicted_files;
+    uint32_t disk_queued, disk_bad; /* waiting to be written; names known as bad */
+} fathom_kv_info;
+/* Engine thread. */
+FATHOM_API void fathom_engine_kv(const fathom_engine *e, fathom_kv_info *out);
+/* Drops what only the prefix index keeps in RAM; the disk is not touched. */
+FATHOM_API void fathom_engine_kv_drop(fathom_engine *e);
+/* Waits until what is queued for the disk is written, at most max_seconds; true: it is. Not for
+ * the token loop. */
+FATHOM_API bool fathom_engine_kv_flush(fathom_engine *e, double max_seconds);
 
 /* ---- memory plan (no weights are loaded) ---- */
 
@@ -151,6 +209,21 @@ FATHOM_API void fathom_free(void *p);
 /* ---- sessions ---- */
 
 FATHOM_API int fathom_session_new(fathom_session **out, fathom_engine *e, fathom_err *err);
+/* Who a session shares state with, and whether it leaves any. Zero-initialise. */
+typedef struct fathom_session_options {
+    /* Only sessions with equal owner (say, a digest of an API key) and equal salt (a request's
+     * own wish) see each other's state. Both empty: shared by all such. A salt can narrow
+     * sharing, never widen it. */
+    const void *owner, *salt;
+    size_t owner_bytes, salt_bytes;
+    bool no_store; /* nothing of it is written to disk */
+    bool no_reuse; /* neither uses nor leaves anything: it computes every token itself */
+} fathom_session_options;
+/* opt NULL: as fathom_session_new. */
+FATHOM_API int fathom_session_open(fathom_session **out, fathom_engine *e,
+                                   const fathom_session_options *opt, fathom_err *err);
+/* Ends it. What it computed stays in RAM until the memory is needed, and what is worth it goes
+ * to the disk in the background. */
 FATHOM_API void fathom_session_free(fathom_session *s);
 /* A copy that shares full pages: both can go on in different directions. Cut to n tokens. */
 FATHOM_API int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n,
@@ -163,18 +236,29 @@ FATHOM_API int fathom_session_fork(fathom_session **out, fathom_session *s, uint
 FATHOM_API uint32_t fathom_session_len(const fathom_session *s);
 FATHOM_API const uint32_t *fathom_session_ids(const fathom_session *s);
 
-/* How the last fathom_session_set / _sync used what was there. */
+/* How the last fathom_session_set / _sync used what was there: the session's own tokens, those
+ * of other sessions, pages in RAM that no session holds, and the disk.
+ * kept + rerun + computed = n. */
 typedef struct fathom_reuse {
-    uint32_t matched;  /* ids equal to the session's previous ones */
+    uint32_t matched;  /* ids known from before */
     uint32_t kept;     /* state kept or restored without computing (<= matched) */
     uint32_t rerun;    /* matched tokens that had to be computed again */
     uint32_t computed; /* new tokens */
     uint32_t frontier; /* position of the frontier used, 0 if none */
+    uint32_t ram,
+        disk; /* tokens whose rows came from memory and from files; their sum is kept +
+                           rerun */
+    enum fathom_reuse_end end; /* why no more matched */
+    uint32_t want, have; /* DIVERGED: the prompt's id at position `matched`, and the one that
+                                  is known there; UINT32_MAX: not established (fathom_session_
+                                  explain looks) */
+    float load_ms;       /* time spent reading files */
 } fathom_reuse;
 
-/* Makes ids[0..n) the target: rewinds to the common prefix and queues the rest; computes
- * nothing. At least the last token is queued. FATHOM_ELIMIT (before anything changes) if n
- * exceeds max_ctx or the KV budget. */
+/* Makes ids[0..n) the target: continues from the longest known prefix of it, wherever that is
+ * (see fathom_reuse), and queues the rest; computes nothing, but may read from the disk. What
+ * the session held before stays known. At least the last token is queued. FATHOM_ELIMIT (before
+ * anything changes) if n exceeds max_ctx or the KV budget. */
 FATHOM_API int fathom_session_set(fathom_session *s, const uint32_t *ids, uint32_t n,
                                   fathom_reuse *reuse, fathom_err *err);
 /* Queues more tokens behind the target. */
@@ -190,6 +274,16 @@ FATHOM_API int fathom_session_rewind(fathom_session *s, uint32_t n, fathom_reuse
 /* Keeps a copy of what a later rewind to this place needs (a frontier at the last multiple of
  * the largest ratio); called at turn starts. At most 8 are kept, the oldest goes first. */
 FATHOM_API int fathom_session_checkpoint(fathom_session *s, fathom_err *err);
+
+/* Offers the session's state to the disk store: full pages, its two newest frontiers and the
+ * lowest one. For a conversation that is idle; fathom_session_free does it too. Returns at
+ * once, writing goes on in the background. Nothing happens without a store. */
+FATHOM_API void fathom_session_save(fathom_session *s);
+/* One or more lines for a person: what the last fathom_session_set reused, and, where the known
+ * tokens went on differently, the text around that place (if the model has a tokenizer; reads
+ * one file's header if only the disk knows). Writes at most n bytes with the NUL; returns the
+ * length without it. */
+FATHOM_API size_t fathom_session_explain(fathom_session *s, char *out, size_t n);
 
 /* Asks the running or next call on s to stop with FATHOM_ECANCEL; finished chunks are kept. Any
  * thread. */

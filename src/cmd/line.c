@@ -14,6 +14,7 @@
 #include <wchar.h>
 
 #include "base/mem.h"
+#include "cmd/cache.h"
 #include "cmd/progress.h"
 
 enum { HISTORY_MAX = 1000 };
@@ -30,29 +31,6 @@ static wchar_t *prompt_cb(EditLine *el)
 {
     (void)el;
     return current->prompt;
-}
-
-/* $XDG_CACHE_HOME/fathom/history, else the platform's place below $HOME; empty if neither is
- * set. */
-static void find_history(struct buf *path)
-{
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-#ifdef __APPLE__
-    const char *below = "Library/Caches";
-#else
-    const char *below = ".cache";
-#endif
-    if (xdg && xdg[0] == '/') {
-        buf_adds(path, xdg);
-    } else if (home && home[0] == '/') {
-        buf_addf(path, "%s/%s", home, below);
-    } else {
-        return;
-    }
-    (void)mkdir(buf_cstr(path), 0700); /* may exist */
-    buf_adds(path, "/fathom");
-    (void)mkdir(buf_cstr(path), 0700);
-    buf_adds(path, "/history");
 }
 
 /* Inserts a paste: everything up to ESC [201~, carriage returns as newlines. */
@@ -99,7 +77,7 @@ static void open_editor(struct line_reader *r)
     }
     history_w(r->hist, &ev, H_SETSIZE, HISTORY_MAX);
     history_w(r->hist, &ev, H_SETUNIQUE, 1);
-    find_history(&r->history_path);
+    cache_path(&r->history_path, "history");
     if (r->history_path.n) {
         history_w(r->hist, &ev, H_LOAD, buf_cstr(&r->history_path));
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cmd/cache.h"
 #include "cmd/cmd.h"
 #include "cmd/embedded/embedded.h"
 #include "model/shape.h"
@@ -116,15 +117,37 @@ void model_engine_options(fathom_engine_options *e, const struct cli *o,
         .debug = o->debug,
         .progress = progress_report,
         .progress_user = progress,
+        .kv_no_share = (o->cmd->bit & CMD_ANSWER) == 0,
+        .kv_disk_bytes = o->kv_disk,
+        .kv_flush_seconds = o->kv_flush > 0 ? o->kv_flush : -1,
     };
+}
+
+bool model_kv_dir(struct buf *dir, const struct cli *o)
+{
+    bool none = o->kv_dir && strcmp(o->kv_dir, "none") == 0;
+    if (none || (o->cmd->bit & CMD_ANSWER) == 0) {
+        return false;
+    }
+    if (o->kv_dir) {
+        buf_adds(dir, o->kv_dir);
+    } else if (o->cmd->bit == CMD_CHAT) {
+        cache_path(dir, "kv");
+    }
+    return dir->n > 0;
 }
 
 int model_engine(fathom_engine **out, const struct cli *o, const struct model_ref *m,
                  struct progress *progress, fathom_err *err)
 {
     fathom_engine_options opt;
+    struct buf dir = {0};
     model_engine_options(&opt, o, m, progress);
-    int rc = fathom_engine_open(out, &opt, err);
+    if (model_kv_dir(&dir, o)) {
+        opt.kv_dir = buf_cstr(&dir);
+    }
+    int rc = dir.failed ? err_nomem(err, "path", 0) : fathom_engine_open(out, &opt, err);
     progress_end(progress);
+    buf_free(&dir);
     return rc;
 }

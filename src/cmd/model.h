@@ -32,6 +32,9 @@ int model_tokenizer(struct tokenizer **out, const char **release, const struct m
 /* Engine options of the command line; progress and its state are set too. */
 void model_engine_options(fathom_engine_options *e, const struct cli *o,
                           const struct model_ref *m, struct progress *progress);
+/* The KV directory that a command uses (--kv-dir, else its default), appended to dir; false: no
+ * disk store. */
+bool model_kv_dir(struct buf *dir, const struct cli *o);
 int model_engine(fathom_engine **out, const struct cli *o, const struct model_ref *m,
                  struct progress *progress, fathom_err *err);
 

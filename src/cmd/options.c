@@ -32,7 +32,8 @@ void cli_init(struct cli *o, const struct command *cmd)
                       .tokens = 1,
                       .sequences = 1,
                       .save_minutes = 10,
-                      .shrink = IMATRIX_SHRINK};
+                      .shrink = IMATRIX_SHRINK,
+                      .kv_flush = 5};
 }
 
 int cmd_usage(const struct cli *o, const char *fmt, ...)
@@ -69,8 +70,9 @@ static const struct option_def *find_short(const struct cli *o, char letter)
     return NULL;
 }
 
-/* Unsigned number with 0x and the suffixes k, m (x 1024, x 1048576), all of it. */
-static bool read_u64(const char *s, uint64_t max, uint64_t *out)
+/* Unsigned number with 0x and one of the suffixes (the first is 1024, each next 1024 times
+ * that), all of it. */
+static bool read_units(const char *s, const char *suffixes, uint64_t max, uint64_t *out)
 {
     if (!isdigit((unsigned char)*s)) {
         return false; /* strtoull would take a sign or blanks */
@@ -79,17 +81,21 @@ static bool read_u64(const char *s, uint64_t max, uint64_t *out)
     errno = 0;
     unsigned long long v = strtoull(s, &end, s[0] == '0' && (s[1] | 32) == 'x' ? 16 : 10);
     uint64_t unit = 1;
-    if (*end == 'k' || *end == 'K') {
-        unit = 1024;
-    } else if (*end == 'm' || *end == 'M') {
-        unit = 1048576;
+    const char *suffix = *end ? strchr(suffixes, *end | 32) : NULL;
+    if (suffix) {
+        unit <<= 10 * (suffix - suffixes + 1);
+        end++;
     }
-    end += unit != 1;
     if (errno || *end || v > max / unit) {
         return false;
     }
     *out = v * unit;
     return true;
+}
+
+static bool read_u64(const char *s, uint64_t max, uint64_t *out)
+{
+    return read_units(s, "km", max, out);
 }
 
 static bool is_choice(const char *choices, const char *value)
@@ -122,6 +128,12 @@ static int store_number(struct cli *o, const struct option_def *d, const char *v
         }
         *(uint64_t *)at = u;
         o->seed_given |= at == (void *)&o->seed;
+        return 0;
+    case OPTION_BYTES:
+        if (!read_units(value, "kmgt", UINT64_MAX, &u)) {
+            return cmd_usage(o, "--%s needs a size such as 16g, not \"%s\"", d->name, value);
+        }
+        *(uint64_t *)at = u;
         return 0;
     case OPTION_I32: {
         bool neg = *value == '-';

@@ -33,6 +33,13 @@ struct cli {
     double temp, top_p, min_p;
     uint64_t seed;
     bool seed_given;
+    const char *kv_dir;  /* "none": no disk store */
+    uint64_t kv_disk;    /* bytes */
+    double kv_flush;     /* seconds */
+    const char *salt;    /* kv */
+    uint32_t older_than; /* days */
+    bool tree, text, delete_bad;
+    bool new_chat;
     const char *output, *recipe, *shape, *ids;
     uint32_t sequences, tokens;
     int32_t layer;
@@ -60,7 +67,8 @@ enum option_type {
     OPTION_U32,    /* 0x.., k and m suffixes (1024) are understood */
     OPTION_I32,
     OPTION_U64,
-    OPTION_NUM, /* double in [lo, hi] */
+    OPTION_BYTES, /* uint64_t; k, m, g, t suffixes (1024) are understood */
+    OPTION_NUM,   /* double in [lo, hi] */
 };
 
 /* Commands an option belongs to. */
@@ -78,11 +86,14 @@ enum {
     CMD_SELFTEST = 1024,
     CMD_HELP = 2048,
     CMD_BENCH = 4096,
+    CMD_KV = 8192,
     CMD_IMATRIX = 16384,
+    CMD_EVAL = 32768,
+    CMD_SERVE = 65536,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
     CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
-    CMD_ALL = 32767
+    CMD_ALL = 131071
 };
 
 struct option_def {

@@ -66,7 +66,8 @@ static int compute(struct selftest *t, const char *backend, bool sim, uint32_t c
                                  .page_tokens = 128,
                                  .sim_off = !sim,
                                  .cpu_mask = t->o->cpu_mask,
-                                 .debug = t->o->debug};
+                                 .debug = t->o->debug,
+                                 .kv_no_share = true};
     fathom_engine *e = NULL;
     fathom_session *s = NULL;
     int rc = fathom_engine_open(&e, &opt, err);

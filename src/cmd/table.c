@@ -12,8 +12,11 @@ const struct command cli_commands[] = {
      "answer and nothing else; reasoning is shown on stderr when that is a terminal. Tool "
      "calls are printed as one JSON object a line."},
     {"chat", CMD_CHAT, cmd_chat, "", 0, 0, "interactive chat with line editing and history",
+     "Goes on with this model's last conversation, without computing it again, unless --new. "
      "Ctrl-C stops the answer, not the program; Ctrl-D ends it. Lines that start with / are "
-     "commands: /help lists them."},
+     "commands: /help lists them. Conversations are text files in fathom/chat in the cache "
+     "folder, readable by you alone; /forget deletes one, and with --kv-dir none nothing is "
+     "kept."},
     {"convert", CMD_CONVERT, cmd_convert, "DIR", 1, 1,
      "official safetensors checkpoint to GGUF",
      "DIR holds config.json and model.safetensors, or an index with shards. Tokenizer files are "
@@ -59,6 +62,15 @@ const struct command cli_commands[] = {
      "or with --fill behind random cache rows. With --synthetic the model has random weights and "
      "the true width; a cut of few layers is extrapolated to all of them. With --kernels the "
      "products of the cpu backend are measured, not a model."},
+    {"kv", CMD_KV, cmd_kv, "ACTION [KEY...]", 1, 4,
+     "the state kept on disk: list, check, remove",
+     "ACTION: ls lists the files; show KEY describes one (--text: its part of the prompt, with the "
+     "tokenizer of -m); verify [KEY] checks every byte of one or of all; rm KEY... removes files "
+     "and what needs them; gc removes the oldest until the rest fits --kv-disk. KEY is the "
+     "beginning of a key that ls shows, or a file name. Works without the model; rm, gc and "
+     "verify --delete-bad wait for no lock: they are refused while another process writes. The "
+     "files hold the token ids of prompts: removing them is not overwriting them. Exit status: 0 "
+     "clean, 1 problems found, 2 wrong usage, 3 locked or not usable."},
     {"selftest", CMD_SELFTEST, cmd_selftest, "", 0, 0,
      "the golden tiny model through every backend of this machine",
      "Builds the golden model in memory, runs it through every backend and compares with the "
@@ -73,7 +85,7 @@ const size_t cli_n_commands = ARRAY_LEN(cli_commands);
 
 const struct option_def cli_options[] = {
     {"model", 'm', OPTION_STR, AT(model),
-     CMD_ENGINE | CMD_PARTS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN, "PATH", NULL, 0, 0,
+     CMD_ENGINE | CMD_PARTS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN | CMD_KV, "PATH", NULL, 0, 0,
      "model file; default $FATHOM_MODEL, else the embedded mini model"},
     {"prompt", 'p', OPTION_STR, AT(prompt), CMD_RUN | CMD_TOKENS, "TEXT", NULL, 0, 0,
      "the text"},
@@ -106,8 +118,8 @@ const struct option_def cli_options[] = {
      "preview|0731", 0, 0, "chat format of this release; default: what the model file says"},
     {"ids", 0, OPTION_STR, AT(ids), CMD_LOGITS | CMD_TOKENS, "LIST", NULL, 0, 0,
      "token ids, comma separated (- reads them from stdin)"},
-    {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS, NULL, NULL, 0, 0,
-     "every position, not only the last"},
+    {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS | CMD_KV, NULL, NULL, 0, 0,
+     "logits: every position, not only the last; kv verify, kv rm: all files"},
     {"decode", 0, OPTION_FLAG, AT(decode), CMD_TOKENS, NULL, NULL, 0, 0, "ids to text"},
     {"plain", 0, OPTION_FLAG, AT(plain), CMD_TOKENS, NULL, NULL, 0, 0,
      "untrusted text: control strings stay ordinary text"},
@@ -172,8 +184,8 @@ const struct option_def cli_options[] = {
      "refuse to write a searched type without importance"},
     {"shrink", 0, OPTION_NUM, AT(shrink), CMD_CONVERT, "K", NULL, 0, 1e9,
      "an expert's importance counts as if it had met its layer's mean K times more; default 32"},
-    {"dry-run", 0, OPTION_FLAG, AT(dry_run), CMD_CONVERT, NULL, NULL, 0, 0,
-     "report types and sizes, write nothing"},
+    {"dry-run", 0, OPTION_FLAG, AT(dry_run), CMD_CONVERT | CMD_KV, NULL, NULL, 0, 0,
+     "report what would be done, write and remove nothing"},
     {"shape", 0, OPTION_CHOICE, AT(shape), CMD_PLAN | CMD_EXPLAIN, "NAME", "flash|pro", 0, 0,
      "a known model's shape instead of a file"},
     {"ctx", 'c', OPTION_U32, AT(ctx), CMD_ENGINE | CMD_PLAN | CMD_EXPLAIN, "N", NULL, 0,
@@ -187,6 +199,25 @@ const struct option_def cli_options[] = {
     {"operands", 0, OPTION_FLAG, AT(operands), CMD_EXPLAIN, NULL, NULL, 0, 0,
      "also list where every operand lies"},
     {"check", 0, OPTION_FLAG, AT(check), CMD_INSPECT, NULL, NULL, 0, 0, "validate everything"},
+    {"kv-dir", 0, OPTION_STR, AT(kv_dir), CMD_ANSWER | CMD_KV, "DIR", NULL, 0, 0,
+     "keep KV state on disk in DIR, so that a prompt is never computed twice; none: nothing is "
+     "kept. Default: fathom/kv in the cache folder (run: none)"},
+    {"kv-disk", 0, OPTION_BYTES, AT(kv_disk), CMD_ANSWER | CMD_KV, "SIZE", NULL, 0, 0,
+     "most that all files in the KV directory may take; default 16g"},
+    {"kv-flush-seconds", 0, OPTION_NUM, AT(kv_flush), CMD_ANSWER, "S", NULL, 0, 86400,
+     "at the end, go on writing KV state for at most S seconds; default 5"},
+    {"tree", 0, OPTION_FLAG, AT(tree), CMD_KV, NULL, NULL, 0, 0,
+     "ls: every file behind the ones it needs, indented"},
+    {"text", 0, OPTION_FLAG, AT(text), CMD_KV, NULL, NULL, 0, 0,
+     "show: also the text, by the tokenizer of -m"},
+    {"delete-bad", 0, OPTION_FLAG, AT(delete_bad), CMD_KV, NULL, NULL, 0, 0,
+     "verify: remove what fails"},
+    {"salt", 0, OPTION_STR, AT(salt), CMD_KV, "HEX", NULL, 0, 0,
+     "rm: files of this salt (the beginning of its SHA-256, as show and ls --json print it)"},
+    {"older-than", 0, OPTION_U32, AT(older_than), CMD_KV, "DAYS", NULL, 0, 36500,
+     "rm: files not used for so many days"},
+    {"new", 0, OPTION_FLAG, AT(new_chat), CMD_CHAT, NULL, NULL, 0, 0,
+     "begin a new conversation instead of going on with the last one"},
     {"backend", 0, OPTION_STR, AT(backend), CMD_ENGINE | CMD_SELFTEST | CMD_PLAN, "NAME", NULL,
      0, 0, "cpu or ref; default: the best available (selftest: all)"},
     {"threads", 't', OPTION_U32, AT(threads), CMD_ENGINE | CMD_SELFTEST | CMD_CONVERT, "N",
@@ -205,7 +236,7 @@ const struct option_def cli_options[] = {
      "one JSON object a line in, one a line out"},
     {"json", 0, OPTION_FLAG, AT(json),
      CMD_RUN | CMD_PARTS | CMD_LOGITS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN | CMD_SELFTEST |
-         CMD_BENCH,
+         CMD_BENCH | CMD_KV,
      NULL, NULL, 0, 0, "JSON output"},
     {"help", 'h', OPTION_FLAG, AT(help), CMD_ALL, NULL, NULL, 0, 0, "this text"},
 };
@@ -213,7 +244,7 @@ const size_t cli_n_options = ARRAY_LEN(cli_options);
 
 const char *cli_unbuilt(const char *name)
 {
-    static const char *const names[] = {"serve", "eval", "kv"};
+    static const char *const names[] = {"serve", "eval"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (strcmp(name, names[i]) == 0) {
             return names[i];

@@ -5,8 +5,8 @@
  * first large allocation. The step of each size class {1, 8, 64, chunk} is recorded and
  * compiled here, once; the classes share one arena and one host-visible buffer, because one
  * step runs at a time. Invariant: after fathom_engine_open nothing here changes but the KV
- * pool and the last step's place. Read next: step.c (a step), session.c (sequences), plan.c
- * (the estimate). */
+ * pool, what is known of earlier tokens, and the last step's place. Read next: step.c (a step),
+ * session.c (sequences), plan.c (the estimate). */
 #include "engine/engine_int.h"
 
 #include <assert.h>
@@ -19,8 +19,7 @@
 #include "gguf/gguf.h"
 #include "text/text.h"
 
-/* Is `name` among the developer switches "a,b,c"? */
-static bool has_switch(const char *list, const char *name)
+bool engine_has_switch(const char *list, const char *name)
 {
     size_t n = strlen(name);
     for (const char *p = list; p && *p;) {
@@ -140,7 +139,7 @@ static int plan(fathom_engine *e, const fathom_engine_options *o, struct plan_po
     }
     uint64_t total, available;
     memory_info(&total, &available);
-    bool check = available != 0 && !has_switch(o->debug, "overcommit");
+    bool check = available != 0 && !engine_has_switch(o->debug, "overcommit");
     struct plan_need need = {.layout = &e->layout,
                              .model_ctx = e->shape.max_ctx,
                              .max_ctx = o->max_ctx,
@@ -177,7 +176,8 @@ static int alloc_room(fathom_engine *e, fathom_err *err)
     return sample_room_init(&e->sample, e->shape.n_vocab, err);
 }
 
-static int alloc_device(fathom_engine *e, const struct plan_pool *pool, fathom_err *err)
+static int alloc_device(fathom_engine *e, const fathom_engine_options *o,
+                        const struct plan_pool *pool, fathom_err *err)
 {
     uint64_t arena = 0, io = 0;
     for (uint32_t i = 0; i < e->n_cls; i++) {
@@ -192,6 +192,11 @@ static int alloc_device(fathom_engine *e, const struct plan_pool *pool, fathom_e
     }
     e->pool.relieve = engine_relieve;
     e->pool.relieve_user = e;
+    rc = share_open(e, err);
+    rc = rc || o->kv_no_share ? rc : tree_open(&e->tree, &e->pool, err);
+    if (rc != 0) {
+        return rc;
+    }
     if (e->caps.host_visible) {
         e->io_map = e->be->buf_map(e->dev, e->io);
     }
@@ -228,14 +233,15 @@ int fathom_engine_open(fathom_engine **out, const fathom_engine_options *opt, fa
     int rc = open_file(e, opt, err);
     rc = rc ? rc : open_backend(e, opt, err);
     rc = rc ? rc : plan(e, opt, &pool, err);
-    rc = rc ? rc : alloc_device(e, &pool, err);
+    rc = rc ? rc : alloc_device(e, opt, &pool, err);
     rc = rc ? rc : load(e, opt, err);
+    rc = rc ? rc : disk_open(e, opt, err);
     if (rc != 0) {
         fathom_engine_close(e);
         err_prefix(err, "cannot load %s", opt->model_path ? opt->model_path : "the model");
         return rc;
     }
-    e->pool.poison = has_switch(opt->debug, "poison-kv");
+    e->pool.poison = engine_has_switch(opt->debug, "poison-kv");
     e->load_seconds = clock_now() - t0;
     log_info("%s on %s (%s): %u tokens, %u sequences, chunk %u", e->name, e->be->name,
              e->caps.arith_class, e->max_ctx, e->max_seq, e->chunk);
@@ -255,6 +261,8 @@ void fathom_engine_close(fathom_engine *e)
         }
         program_free(e->cls[i].prog);
     }
+    disk_close(e);
+    share_close(e);
     pool_close(&e->pool);
     if (e->dev) {
         if (e->arena) {

@@ -10,6 +10,8 @@
 #include "model/forward.h"
 
 struct gguf;
+struct kv_store;
+struct kv_tree;
 struct tokenizer;
 
 const struct shape *engine_shape(const fathom_engine *e);
@@ -18,6 +20,11 @@ const struct weights *engine_weights(const fathom_engine *e);
 const struct gguf *engine_gguf(const fathom_engine *e);
 const struct tokenizer *engine_tokenizer(const fathom_engine *e); /* NULL: file has none */
 const struct kv_pool *engine_pool(const fathom_engine *e);
+const struct kv_tree *engine_tree(const fathom_engine *e);
+struct kv_store *engine_store(const fathom_engine *e); /* NULL: none */
+/* Asserts every invariant of pool, prefix tree and sessions, and that memory in use is within
+ * the budget: O(everything), for tests. */
+void engine_check(const fathom_engine *e);
 
 /* Size classes in ascending order; the recorded program of class i < engine_n_classes. */
 uint32_t engine_n_classes(const fathom_engine *e);

@@ -126,6 +126,7 @@ int session_fill(fathom_session *s, uint32_t n, uint64_t seed, fathom_err *err)
         fill_slot(&f, s->kv.slot);
         state_assume(&s->kv);
         s->n_ids = n;
+        s->no_reuse = s->no_store = true; /* random rows are nobody else's prefix */
     }
     mem_free(f.p);
     return rc;

@@ -1,11 +1,11 @@
-/* session.c - one sequence of tokens: the caller names the whole prefix, the session keeps
- * what agrees and queues the rest.
+/* session.c - one sequence of tokens: the caller names the whole prefix, the session continues
+ * from the longest known part of it (reuse.c) and queues the rest.
  *
  * ids[0..n_ids) is the target; kv.n of them are computed. After a rewind that could not keep
- * the rings, kv.n lies below the common prefix: those tokens are pending again and come
- * first (kv/state.h); reuse tells their number. Memory for the whole target is reserved when
- * it is set, so steps cannot run out of it. Frontier copies are shared between forks and
- * dropped, oldest first, when the pool needs the room. Read next: step.c, generate.c. */
+ * the rings, kv.n lies below the common prefix: those tokens are pending again and come first
+ * (kv/state.h); reuse tells their number. Memory for the whole target is reserved when it is
+ * set, so steps cannot run out of it. Frontier copies are shared between forks and dropped,
+ * oldest first, when the pool needs the room (share.c). Read next: reuse.c, step.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,15 @@
 
 /* ---- life ---- */
 
-static int session_alloc(fathom_session **out, fathom_engine *e, fathom_err *err)
+static void session_dealloc(fathom_session *s)
+{
+    kv_chain_fini(&s->chain);
+    mem_free(s->ids);
+    mem_free(s);
+}
+
+static int session_alloc(fathom_session **out, fathom_engine *e, const struct kv_id *salt,
+                         fathom_err *err)
 {
     fathom_session *s = mem_calloc(1, sizeof *s);
     if (!s) {
@@ -24,9 +32,11 @@ static int session_alloc(fathom_session **out, fathom_engine *e, fathom_err *err
     s->e = e;
     atomic_init(&s->cancel, false);
     s->ids = mem_alloc(e->max_ctx, sizeof *s->ids);
-    if (!s->ids) {
-        mem_free(s);
-        return err_nomem(err, "session", e->max_ctx * sizeof *s->ids);
+    int rc = s->ids ? kv_chain_init(&s->chain, &e->identity, salt, e->layout.page_tokens, err)
+                    : err_nomem(err, "session", e->max_ctx * sizeof *s->ids);
+    if (rc != 0) {
+        session_dealloc(s);
+        return rc;
     }
     *out = s;
     return 0;
@@ -43,16 +53,30 @@ static void session_link(fathom_session *s)
 
 int fathom_session_new(fathom_session **out, fathom_engine *e, fathom_err *err)
 {
+    return fathom_session_open(out, e, NULL, err);
+}
+
+int fathom_session_open(fathom_session **out, fathom_engine *e,
+                        const fathom_session_options *opt, fathom_err *err)
+{
     *out = NULL;
+    static const fathom_session_options none;
+    const fathom_session_options *o = opt ? opt : &none;
+    struct slice owner = {o->owner, o->owner_bytes}, own = {o->salt, o->salt_bytes};
+    struct kv_id salt;
+    if (!kv_salt_make(owner, own, &salt)) {
+        return err_nomem(err, "salt", sizeof salt);
+    }
     fathom_session *s = NULL;
-    int rc = session_alloc(&s, e, err);
+    int rc = session_alloc(&s, e, &salt, err);
     if (rc != 0) {
         return rc;
     }
+    s->no_store = o->no_store || o->no_reuse;
+    s->no_reuse = o->no_reuse;
     rc = state_init(&s->kv, &e->pool, e->max_ctx, err);
     if (rc != 0) {
-        mem_free(s->ids);
-        mem_free(s);
+        session_dealloc(s);
         return rc;
     }
     session_link(s);
@@ -65,6 +89,8 @@ void fathom_session_free(fathom_session *s)
     if (!s) {
         return;
     }
+    fathom_session_save(s);
+    session_retire(s, true);
     for (uint32_t i = 0; i < s->n_front; i++) {
         frontier_drop(s->front[i]);
     }
@@ -73,8 +99,7 @@ void fathom_session_free(fathom_session *s)
     if (s->next) {
         s->next->prev = s->prev;
     }
-    mem_free(s->ids);
-    mem_free(s);
+    session_dealloc(s);
 }
 
 int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n, fathom_err *err)
@@ -85,18 +110,23 @@ int fathom_session_fork(fathom_session **out, fathom_session *s, uint32_t n, fat
                        state_rows(&s->kv));
     }
     fathom_session *c = NULL;
-    int rc = session_alloc(&c, s->e, err);
+    int rc = session_alloc(&c, s->e, &s->chain.salt, err);
     if (rc != 0) {
         return rc;
     }
     rc = state_fork(&c->kv, &s->kv, n, s->front, s->n_front, s->e->max_ctx, err);
     if (rc != 0) {
-        mem_free(c->ids);
-        mem_free(c);
+        session_dealloc(c);
         return rc;
     }
     memcpy(c->ids, s->ids, n * sizeof *c->ids);
     c->n_ids = n;
+    c->no_store = s->no_store;
+    c->no_reuse = s->no_reuse;
+    c->node = s->node;
+    c->n_pub = s->n_pub;
+    c->n_put = s->n_put;
+    session_unpublish(c, n);
     for (uint32_t i = 0; i < s->n_front; i++) {
         if (s->front[i]->pos <= n) {
             c->front[c->n_front++] = frontier_ref(s->front[i]);
@@ -132,7 +162,7 @@ const struct kv_state *session_state(const fathom_session *s)
 
 /* ---- frontiers ---- */
 
-static void drop_front(fathom_session *s, uint32_t i)
+void session_drop_front(fathom_session *s, uint32_t i)
 {
     frontier_drop(s->front[i]);
     s->n_front--;
@@ -154,40 +184,25 @@ int fathom_session_checkpoint(fathom_session *s, fathom_err *err)
         return 0;
     }
     f->serial = ++s->e->frontier_serial;
-    if (s->n_front == SESSION_FRONTIERS) {
-        drop_front(s, 0);
-    }
-    s->front[s->n_front++] = f;
+    session_take_fronts(s, &f, 1, m);
+    frontier_drop(f);
     return 0;
 }
 
-void engine_relieve(void *user, uint64_t bytes)
+void fathom_session_save(fathom_session *s)
 {
-    fathom_engine *e = user;
-    uint64_t have = pool_used_bytes(&e->pool, KV_FRONTIERS);
-    uint64_t goal = have > bytes ? have - bytes : 0;
-    while (pool_used_bytes(&e->pool, KV_FRONTIERS) > goal) {
-        const struct frontier *oldest = NULL;
-        for (fathom_session *s = e->sessions; s; s = s->next) {
-            for (uint32_t i = 0; i < s->n_front; i++) {
-                if (!oldest || s->front[i]->serial < oldest->serial) {
-                    oldest = s->front[i];
-                }
-            }
-        }
-        if (!oldest) {
-            return;
-        }
-        uint64_t serial = oldest->serial;
-        for (fathom_session *s = e->sessions; s; s = s->next) {
-            for (uint32_t i = 0; i < s->n_front; i++) {
-                if (s->front[i]->serial == serial) {
-                    drop_front(s, i);
-                    break;
-                }
-            }
-        }
+    uint32_t rows = state_rows(&s->kv);
+    if (!session_shares(s)) {
+        return;
     }
+    session_publish(s);
+    /* A resume behind the last frontier costs a re-run: not more than a page. */
+    if (s->kv.n == rows &&
+        (s->n_front == 0 || s->front[s->n_front - 1]->pos + s->e->layout.page_tokens < rows)) {
+        fathom_session_checkpoint(s, NULL);
+    }
+    disk_put_pages(s);
+    disk_put_fronts(s);
 }
 
 /* ---- target ---- */
@@ -212,8 +227,7 @@ static int too_long(const fathom_session *s, uint64_t n, fathom_err *err)
         (unsigned long long)n, s->e->max_ctx);
 }
 
-/* Rewinds and drops what belongs to the forgotten tokens. */
-static void cut(fathom_session *s, uint32_t n, fathom_reuse *reuse)
+void session_cut(fathom_session *s, uint32_t n, fathom_reuse *reuse)
 {
     struct kv_plan p = state_rewind(&s->kv, n, s->front, s->n_front);
     if (reuse) {
@@ -224,9 +238,11 @@ static void cut(fathom_session *s, uint32_t n, fathom_reuse *reuse)
     }
     for (uint32_t i = s->n_front; i-- > 0;) {
         if (s->front[i]->pos > n) {
-            drop_front(s, i);
+            session_drop_front(s, i);
         }
     }
+    session_unpublish(s, n);
+    kv_chain_cut(&s->chain, n);
     s->n_ids = n;
     s->n_out = 0;
 }
@@ -244,34 +260,7 @@ int fathom_session_set(fathom_session *s, const uint32_t *ids, uint32_t n, fatho
     if (rc != 0) {
         return rc;
     }
-    uint32_t rows = state_rows(&s->kv), same = 0;
-    while (same < n && same < rows && ids[same] == s->ids[same]) {
-        same++;
-    }
-    uint32_t keep = MIN(same, n - 1); /* the last token is computed for its logits */
-    if (!state_fits(&s->kv, keep, n)) {
-        /* Nothing has changed; state_reserve words the refusal. */
-        return err_set(
-            err, FATHOM_ELIMIT,
-            "KV memory: no room for %u tokens; %.3f GB of %.3f GB are in use. End other "
-            "sequences, or open the engine with a larger kv_bytes",
-            n, (double)pool_used_bytes(&s->e->pool, KV_KIND_COUNT) / 1e9,
-            (double)pool_budget_bytes(&s->e->pool) / 1e9);
-    }
-    fathom_reuse r;
-    cut(s, keep, &r);
-    rc = state_reserve(&s->kv, n, err);
-    if (rc != 0) {
-        return rc;
-    }
-    memmove(s->ids + keep, ids + keep, (n - keep) * sizeof *ids);
-    s->n_ids = n;
-    r.matched = same;
-    r.computed = n - keep;
-    if (reuse) {
-        *reuse = r;
-    }
-    return 0;
+    return session_reuse(s, ids, n, reuse, err);
 }
 
 int fathom_session_append(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_err *err)
@@ -296,7 +285,7 @@ int fathom_session_rewind(fathom_session *s, uint32_t n, fathom_reuse *reuse, fa
         return err_set(err, FATHOM_EINVAL, "rewind to %u; %u tokens are computed", n,
                        state_rows(&s->kv));
     }
-    cut(s, n, reuse);
+    session_cut(s, n, reuse);
     return state_reserve(&s->kv, n, err); /* gives the rest back */
 }
 

@@ -4,10 +4,13 @@
  *
  * All or nothing: everything is checked before the first sequence changes; when the backend
  * fails, every sequence finds back to where it was (state_abort). A re-run (kv/state.h) is
- * ordinary pending work except that its rows have no logits: they need not be exact.
- * Invariant: nothing is allocated here. Read next: kv/state.c, op/step.h. */
+ * ordinary pending work except that its rows have no logits: they need not be exact. When a
+ * step fills a page, the page is published (share.c) and offered to the disk (disk.c), which
+ * neither waits nor copies. Invariant: nothing is allocated here, but for a node of the prefix
+ * tree at the end of a page. Read next: kv/state.c, op/step.h. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/engine_int.h"
 
@@ -122,6 +125,18 @@ static void add_work(fathom_engine *e, struct step *st, const fathom_work *w)
     st->n_out += n_out;
 }
 
+/* What a prompt token costs, from the largest steps seen: for what is worth storing. */
+static void measure(fathom_engine *e, uint32_t n_tok, double seconds)
+{
+    double each = seconds / n_tok;
+    if (n_tok > e->tok_batch) {
+        e->tok_batch = n_tok;
+        e->tok_seconds = each;
+    } else if (n_tok >= e->tok_batch / 2) {
+        e->tok_seconds += 0.25 * (each - e->tok_seconds);
+    }
+}
+
 int fathom_step(fathom_engine *e, const fathom_work *work, uint32_t n_work, fathom_err *err)
 {
     uint32_t n_tok = 0;
@@ -137,8 +152,10 @@ int fathom_step(fathom_engine *e, const fathom_work *work, uint32_t n_work, fath
         add_work(e, &st, &work[i]);
     }
     struct engine_class *c = &e->cls[engine_class_of(e, n_tok)];
+    double start = clock_now();
     rc = e->be->submit(e->dev, c->exec, &st, err);
     rc = rc ? rc : e->be->wait(e->dev, err);
+    measure(e, n_tok, clock_now() - start);
     for (uint32_t i = 0; i < n_work; i++) {
         fathom_session *s = work[i].session;
         if (rc != 0) {
@@ -153,5 +170,14 @@ int fathom_step(fathom_engine *e, const fathom_work *work, uint32_t n_work, fath
     }
     e->last = c->prog;
     memset(e->row_read, 0, n_tok * sizeof *e->row_read);
+    for (uint32_t i = 0; i < n_work && rc == 0; i++) {
+        if (session_publish(work[i].session)) {
+            disk_put_pages(work[i].session);
+        }
+    }
+    if (e->store) {
+        kv_store_work(e->store); /* nothing, unless the store has no thread (tests) */
+        kv_store_poll(e->store);
+    }
     return rc;
 }

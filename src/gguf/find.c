@@ -157,6 +157,11 @@ const struct file_map *gguf_part_map(const struct gguf *g, size_t i)
     return i < g->n_parts ? &g->parts[i].map : NULL;
 }
 
+uint64_t gguf_header_bytes(const struct gguf *g, size_t i)
+{
+    return i < g->n_parts ? g->parts[i].data_start : 0;
+}
+
 uint64_t gguf_file_bytes(const struct gguf *g)
 {
     uint64_t sum = 0;

@@ -68,6 +68,8 @@ uint64_t gguf_file_bytes(const struct gguf *g); /* sum over parts */
 /* The mapped files, for reading around the mapping or advising the kernel; one unless split. */
 size_t gguf_n_parts(const struct gguf *g);
 const struct file_map *gguf_part_map(const struct gguf *g, size_t i);
+/* Bytes before the tensor data of part i: keys and tensor records. */
+uint64_t gguf_header_bytes(const struct gguf *g, size_t i);
 
 /* Hashed lookups; NULL when absent. */
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key);

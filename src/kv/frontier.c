@@ -17,12 +17,12 @@ struct frontier *frontier_new(struct kv_pool *p, uint32_t pos)
 {
     assert(pos % p->layout->align == 0);
     uint64_t bytes = layout_frontier_bytes(p->layout, pos);
-    if (bytes > SIZE_MAX - sizeof(struct frontier) || !pool_charge(p, bytes)) {
+    if (bytes > SIZE_MAX - sizeof(struct frontier) || !pool_charge(p, KV_FRONTIERS, bytes)) {
         return NULL;
     }
     struct frontier *f = mem_alloc(1, sizeof *f + (size_t)bytes);
     if (!f) {
-        pool_discharge(p, bytes);
+        pool_discharge(p, KV_FRONTIERS, bytes);
         return NULL;
     }
     *f = (struct frontier){.pool = p, .refs = 1, .pos = pos, .bytes = bytes};
@@ -38,9 +38,24 @@ struct frontier *frontier_ref(struct frontier *f)
 void frontier_drop(struct frontier *f)
 {
     if (f && --f->refs == 0) {
-        pool_discharge(f->pool, f->bytes);
+        pool_discharge(f->pool, KV_FRONTIERS, f->bytes);
         mem_free(f);
     }
+}
+
+uint32_t frontier_spare(const uint32_t *pos, uint32_t n)
+{
+    assert(n >= 4);
+    uint32_t best = 1, head = pos[n - 1];
+    double least = 0;
+    for (uint32_t i = 1; i + 2 < n; i++) {
+        double cost = (double)(pos[i + 1] - pos[i - 1]) / (head - pos[i]);
+        if (i == 1 || cost < least) {
+            best = i;
+            least = cost;
+        }
+    }
+    return best;
 }
 
 /* ---- moving ---- */

@@ -18,7 +18,7 @@ struct frontier {
     struct kv_pool *pool; /* borrowed; its ledger counts the bytes */
     uint32_t refs;
     uint32_t pos;    /* m */
-    uint64_t serial; /* order of creation: the smallest is dropped first */
+    uint64_t serial; /* order of last use: the smallest is dropped first */
     uint64_t bytes;
     unsigned char data[];
 };
@@ -35,6 +35,12 @@ void frontier_drop(struct frontier *f); /* NULL is fine */
 void frontier_gather(struct frontier *f, uint32_t slot, uint32_t lo);
 /* Writes it into a state slot: window ring, ratio-4 rings and the boundary copy of m. */
 void frontier_scatter(const struct frontier *f, uint32_t slot);
+
+/* Of n >= 4 frontiers at ascending positions on one path, the one whose loss costs least: never
+ * the lowest (end of the system prompt) nor the two newest; of the others the one whose
+ * neighbours are closest relative to their distance from the head, so that what stays is
+ * spaced as powers of two behind it (kv-store.md 2.5). */
+uint32_t frontier_spare(const uint32_t *pos, uint32_t n);
 
 /* Boundary copy of multiple m into the ratio-4 rings, inside a slot. */
 void boundary_scatter(struct kv_pool *p, uint32_t slot, uint32_t m);

@@ -2,9 +2,9 @@
  * last is used again first and memory that was never needed stays untouched.
  *
  * Invariants: a page number is on the free stack exactly when its count is 0; n_reserved never
- * exceeds the free pages; the ledger equals what the counts say; frontiers plus pages in use
- * and reserved never exceed the page budget. They are asserted, in release builds too. Read
- * next: state.c, which decides when pages are taken, shared and dropped. */
+ * exceeds the free pages; the ledger equals what the counts say; frontiers and staging plus
+ * pages in use and reserved never exceed the page budget. They are asserted, in release builds
+ * too. Read next: state.c, which decides when pages are taken, shared and dropped. */
 #include "kv/pool.h"
 
 #include <assert.h>
@@ -62,7 +62,8 @@ int pool_open(struct kv_pool *p, const struct backend *be, struct device *dev,
 void pool_close(struct kv_pool *p)
 {
     assert(p->n_free_page == p->n_pages && p->n_free_slot == p->n_slots);
-    assert(p->n_reserved == 0 && p->used_bytes[KV_FRONTIERS] == 0);
+    assert(p->n_reserved == 0);
+    assert(p->used_bytes[KV_FRONTIERS] == 0 && p->used_bytes[KV_STAGING] == 0);
     if (p->be) {
         if (p->page) {
             p->be->buf_free(p->dev, p->page);
@@ -85,22 +86,25 @@ uint32_t pool_available(const struct kv_pool *p)
     return p->n_free_page - p->n_reserved;
 }
 
-/* Page bytes that neither pages in use nor reservations nor frontiers occupy. */
-static uint64_t room_bytes(const struct kv_pool *p)
+uint64_t pool_room_bytes(const struct kv_pool *p)
 {
     uint64_t room = pool_available(p) * p->layout->page_bytes;
-    uint64_t front = p->used_bytes[KV_FRONTIERS];
-    return room > front ? room - front : 0;
+    uint64_t other = p->used_bytes[KV_FRONTIERS] + p->used_bytes[KV_STAGING];
+    return room > other ? room - other : 0;
 }
 
 bool pool_reserve(struct kv_pool *p, uint32_t n)
 {
-    if (n > pool_available(p)) {
-        return false;
+    uint64_t need = n * p->layout->page_bytes;
+    uint32_t have = pool_available(p);
+    if (n == 0) {
+        return true;
     }
-    uint64_t need = n * p->layout->page_bytes, room = room_bytes(p);
-    if (room < need && p->relieve) {
-        p->relieve(p->relieve_user, need - room);
+    if ((n > have || pool_room_bytes(p) < need) && p->relieve) {
+        p->relieve(p->relieve_user, n > have ? n - have : 0, need, true);
+    }
+    if (n > pool_available(p) || pool_room_bytes(p) < need) {
+        return false;
     }
     p->n_reserved += n;
     assert(p->n_reserved <= p->n_free_page);
@@ -202,19 +206,22 @@ void pool_slot_copy(struct kv_pool *p, uint32_t to, uint32_t from)
 
 /* ---- ledger ---- */
 
-bool pool_charge(struct kv_pool *p, uint64_t bytes)
+bool pool_charge(struct kv_pool *p, enum kv_kind kind, uint64_t bytes)
 {
-    if (room_bytes(p) < bytes) {
+    if (pool_room_bytes(p) < bytes && p->relieve) {
+        p->relieve(p->relieve_user, 0, bytes, false);
+    }
+    if (pool_room_bytes(p) < bytes) {
         return false;
     }
-    p->used_bytes[KV_FRONTIERS] += bytes;
+    p->used_bytes[kind] += bytes;
     return true;
 }
 
-void pool_discharge(struct kv_pool *p, uint64_t bytes)
+void pool_discharge(struct kv_pool *p, enum kv_kind kind, uint64_t bytes)
 {
-    assert(bytes <= p->used_bytes[KV_FRONTIERS]);
-    p->used_bytes[KV_FRONTIERS] -= bytes;
+    assert(bytes <= p->used_bytes[kind]);
+    p->used_bytes[kind] -= bytes;
 }
 
 uint64_t pool_used_bytes(const struct kv_pool *p, enum kv_kind kind)
@@ -254,4 +261,6 @@ void pool_check(const struct kv_pool *p)
     assert(p->n_reserved <= p->n_free_page);
     assert(p->used_bytes[KV_PAGES] == in_use * p->layout->page_bytes);
     assert(p->used_bytes[KV_SLOTS] == slots * p->layout->slot_bytes);
+    assert(pool_used_bytes(p, KV_KIND_COUNT) + p->n_reserved * p->layout->page_bytes <=
+           pool_budget_bytes(p));
 }

@@ -5,8 +5,9 @@
  *
  * Admission. Whoever will need pages reserves them before any work starts (pool_reserve);
  * taking a page spends one reservation and therefore cannot fail. One ledger counts every
- * byte: pages and slots in use and frontier copies (host memory), which may occupy what
- * pages do not; when pages need the room, the `relieve` hook drops frontiers.
+ * byte: pages and slots in use, frontier copies and staging (host memory), which may occupy what
+ * pages do not; when room is short, the `relieve` hook evicts pages that only the prefix
+ * index holds, and drops frontiers.
  *
  * Owned by the engine. Thread rule: engine thread. */
 #ifndef KV_POOL_H
@@ -15,7 +16,7 @@
 #include "backend/backend.h"
 #include "model/layout.h"
 
-enum kv_kind { KV_PAGES, KV_SLOTS, KV_FRONTIERS, KV_KIND_COUNT };
+enum kv_kind { KV_PAGES, KV_SLOTS, KV_FRONTIERS, KV_STAGING, KV_KIND_COUNT };
 
 struct kv_pool {
     const struct backend *be; /* borrowed, like the next two */
@@ -31,8 +32,10 @@ struct kv_pool {
     uint32_t n_free_slot;
     bool *slot_used;                            /* [n_slots] */
     _Atomic uint64_t used_bytes[KV_KIND_COUNT]; /* read from any thread (fathom_engine_info) */
-    /* Asked to drop frontiers until `bytes` more are free; NULL: nothing to drop. */
-    void (*relieve)(void *user, uint64_t bytes);
+    /* Asked to give up what is only kept in case: until `pages` more pages are free and
+     * pool_room_bytes is at least `bytes`, or nothing is left. must: for a reservation, which
+     * else is refused, so that waiting a moment is in order. NULL: nothing to drop. */
+    void (*relieve)(void *user, uint32_t pages, uint64_t bytes, bool must);
     void *relieve_user;
     bool poison; /* tests: fill what is handed out with 0xff bytes */
 };
@@ -44,7 +47,8 @@ int pool_open(struct kv_pool *p, const struct backend *be, struct device *dev,
 /* Everything must have been given back. A pool that was never opened ({0}) is fine. */
 void pool_close(struct kv_pool *p);
 
-/* Promises n pages; false (nothing changed) if fewer are free and not promised. */
+/* Promises n pages; false (nothing promised) if fewer are free, after relieve, and not promised.
+ */
 bool pool_reserve(struct kv_pool *p, uint32_t n);
 void pool_unreserve(struct kv_pool *p, uint32_t n);
 /* Pages that could be reserved now. */
@@ -74,9 +78,12 @@ static inline uint64_t pool_slot_at(const struct kv_pool *p, uint32_t slot, uint
     return (uint64_t)slot * p->layout->slot_bytes + offset;
 }
 
-/* Frontier copies: may they take `bytes` of what pages and reservations leave? */
-bool pool_charge(struct kv_pool *p, uint64_t bytes);
-void pool_discharge(struct kv_pool *p, uint64_t bytes);
+/* Page bytes that neither pages in use, reservations, frontiers nor staging occupy. */
+uint64_t pool_room_bytes(const struct kv_pool *p);
+/* Frontier copies and the staging memory of a load: may they take `bytes` of what pages and
+ * reservations leave? Relieves first. */
+bool pool_charge(struct kv_pool *p, enum kv_kind kind, uint64_t bytes);
+void pool_discharge(struct kv_pool *p, enum kv_kind kind, uint64_t bytes);
 
 /* The ledger: bytes in use by kind; KV_KIND_COUNT for the sum. budget: all pages and slots. */
 uint64_t pool_used_bytes(const struct kv_pool *p, enum kv_kind kind);

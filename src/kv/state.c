@@ -150,16 +150,6 @@ static uint32_t pages_needed(const struct kv_state *st, uint32_t n_keep, uint32_
     return need + (first < have && pool_page_shared(p, st->pages[first]));
 }
 
-bool state_fits(const struct kv_state *st, uint32_t n_keep, uint32_t n_total)
-{
-    const struct kv_pool *p = st->pool;
-    uint32_t have = pool_available(p) + st->reserved;
-    for (uint32_t i = pages_for(p, n_keep); i < st->n_pages; i++) {
-        have += !pool_page_shared(p, st->pages[i]);
-    }
-    return pages_for(p, n_total) <= st->cap_pages && pages_needed(st, n_keep, n_total) <= have;
-}
-
 int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err)
 {
     struct kv_pool *p = st->pool;
@@ -328,34 +318,50 @@ void state_abort(struct kv_state *st, struct frontier *const *front, uint32_t n_
     state_rewind(st, rows, front, n_front);
 }
 
-/* ---- fork and checkpoint ---- */
+/* ---- sharing ---- */
 
-static int fork_pages(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
-                      fathom_err *err)
+void state_clear(struct kv_state *st)
 {
-    struct kv_pool *p = out->pool;
-    uint32_t all = pages_for(p, n_new);
-    uint32_t full = all ? n_new / p->layout->page_tokens : 0;
-    assert(all <= src->n_pages);
-    if (all > full) {
-        if (!pool_reserve(p, 1)) {
-            return err_set(err, FATHOM_ELIMIT,
-                           "KV memory: a fork needs one page, none of %u is free; end other "
-                           "sequences or give the engine a larger kv_bytes",
-                           p->n_pages);
-        }
-        out->reserved = 1;
+    drop_pages(st, 0);
+    st->keep = 0;
+    restart_at(st, 0);
+}
+
+void state_share(struct kv_state *st, const uint32_t *pages, uint32_t n)
+{
+    assert(state_rows(st) == 0 && st->n_pages == 0 && pages_for(st->pool, n) <= st->cap_pages);
+    st->n_pages = pages_for(st->pool, n);
+    memcpy(st->pages, pages, st->n_pages * sizeof *pages);
+    st->keep = n;
+}
+
+void state_own(struct kv_state *st)
+{
+    struct kv_pool *p = st->pool;
+    uint32_t rows = state_rows(st), s = p->layout->page_tokens;
+    if (p->layout->page_bytes && rows % s != 0 && pool_page_shared(p, st->pages[rows / s])) {
+        uint32_t page = take_page(st);
+        pool_page_copy(p, page, st->pages[rows / s]);
+        pool_page_drop(p, st->pages[rows / s]);
+        st->pages[rows / s] = page;
     }
-    for (uint32_t i = 0; i < full; i++) {
-        pool_page_ref(p, src->pages[i]);
-        out->pages[out->n_pages++] = src->pages[i];
+}
+
+struct kv_plan state_follow(struct kv_state *st, const struct kv_state *src,
+                            struct frontier *const *front, uint32_t n_front)
+{
+    uint32_t n_new = st->keep;
+    struct kv_state copy = *src;
+    copy.slot = st->slot;
+    copy.pages = st->pages;
+    copy.n_pages = st->n_pages;
+    copy.cap_pages = st->cap_pages;
+    copy.reserved = st->reserved;
+    *st = copy;
+    if (state_plan(src, n_new, front, n_front).how <= KV_RESUME_RING) {
+        pool_slot_copy(st->pool, st->slot, src->slot);
     }
-    if (all > full) {
-        uint32_t page = take_page(out);
-        pool_page_copy(p, page, src->pages[full]);
-        out->pages[out->n_pages++] = page;
-    }
-    return 0;
+    return state_rewind(st, n_new, front, n_front);
 }
 
 int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
@@ -363,28 +369,72 @@ int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
                fathom_err *err)
 {
     assert(n_new <= state_rows(src) && src->cap_pages <= pages_for(src->pool, cap_tokens));
+    struct kv_pool *p = src->pool;
     int rc = state_init(out, src->pool, cap_tokens, err);
-    if (rc == 0) {
-        rc = fork_pages(out, src, n_new, err);
-        if (rc != 0) {
-            state_fini(out);
-        }
-    }
     if (rc != 0) {
         return rc;
     }
-    struct kv_state copy = *src;
-    copy.slot = out->slot;
-    copy.pages = out->pages;
-    copy.n_pages = out->n_pages;
-    copy.cap_pages = out->cap_pages;
-    copy.reserved = out->reserved;
-    *out = copy;
-    if (state_plan(src, n_new, front, n_front).how <= KV_RESUME_RING) {
-        pool_slot_copy(out->pool, out->slot, src->slot);
+    out->reserved = p->layout->page_bytes && n_new % p->layout->page_tokens != 0;
+    if (!pool_reserve(p, out->reserved)) {
+        out->reserved = 0;
+        state_fini(out);
+        return err_set(err, FATHOM_ELIMIT,
+                       "KV memory: a fork needs one page, none of %u is free; end other "
+                       "sequences or give the engine a larger kv_bytes",
+                       p->n_pages);
     }
-    state_rewind(out, n_new, front, n_front);
+    for (uint32_t i = 0; i < pages_for(p, n_new); i++) {
+        pool_page_ref(p, src->pages[i]);
+    }
+    state_share(out, src->pages, n_new);
+    state_own(out);
+    state_follow(out, src, front, n_front);
     return 0;
+}
+
+/* ---- rows from elsewhere ---- */
+
+bool state_load_begin(struct kv_state *st, uint32_t n, uint32_t *first, uint32_t *pages)
+{
+    struct kv_pool *p = st->pool;
+    uint32_t end = pages_for(p, n), rows = state_rows(st);
+    assert(n > rows && end <= st->cap_pages);
+    *first = rows / p->layout->page_tokens;
+    /* The partial page stays until its replacement is complete: one more than was reserved. */
+    uint32_t more = end - *first;
+    more = more > st->reserved ? more - st->reserved : 0;
+    if (!pool_reserve(p, more)) {
+        return false;
+    }
+    st->reserved += more;
+    for (uint32_t i = *first; i < end; i++) {
+        pages[i - *first] = take_page(st);
+    }
+    return true;
+}
+
+void state_load_end(struct kv_state *st, uint32_t first, const uint32_t *pages,
+                    uint32_t n_loaded, uint32_t n_new)
+{
+    struct kv_pool *p = st->pool;
+    uint32_t end = n_new > state_rows(st) ? pages_for(p, n_new) : first;
+    assert(end <= first + n_loaded);
+    for (uint32_t i = 0; i < n_loaded; i++) {
+        uint32_t at = first + i;
+        if (at >= end) {
+            pool_page_drop(p, pages[i]);
+            bool ok = pool_reserve(p, 1); /* just given back */
+            assert(ok);
+            st->reserved += ok;
+        } else if (at < st->n_pages) {
+            pool_page_drop(p, st->pages[at]);
+            st->pages[at] = pages[i];
+        } else {
+            assert(at == st->n_pages);
+            st->pages[st->n_pages++] = pages[i];
+        }
+    }
+    st->keep = MAX(st->keep, n_new > state_rows(st) ? n_new : 0);
 }
 
 int state_adopt(struct kv_state *st, uint32_t n, fathom_err *err)

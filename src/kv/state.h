@@ -46,9 +46,6 @@ static inline uint32_t state_rows(const struct kv_state *st)
     return st->n > st->keep ? st->n : st->keep;
 }
 
-/* Would a rewind to n_keep (<= rows), then growing to n_total tokens, find enough pages?
- * Changes nothing. */
-bool state_fits(const struct kv_state *st, uint32_t n_keep, uint32_t n_total);
 /* Reserves the pages for growing to n_total tokens (a shared page that will be written
  * included); FATHOM_ELIMIT, with the numbers, leaves everything as it was. */
 int state_reserve(struct kv_state *st, uint32_t n_total, fathom_err *err);
@@ -85,6 +82,21 @@ int state_fork(struct kv_state *out, const struct kv_state *src, uint32_t n_new,
                struct frontier *const *front, uint32_t n_front, uint32_t cap_tokens,
                fathom_err *err);
 
+/* ---- sharing: the parts of a fork, for sequences that continue from a prefix index ---- */
+
+/* Forgets all tokens and gives all pages back; slot and reservations stay. */
+void state_clear(struct kv_state *st);
+/* On a sequence without tokens: pages[0 .. ceil(n / S)) hold the rows of [0, n); one reference
+ * each passes to st. n = 0, keep = n as after state_adopt; then state_rewind or state_follow. */
+void state_share(struct kv_state *st, const uint32_t *pages, uint32_t n);
+/* If the page in which the next row goes is shared, copies it now (needs a reservation), so that
+ * the other holder may write into its own. */
+void state_own(struct kv_state *st);
+/* After state_share with pages of src (st->keep <= rows of src): takes over src's rings as well
+ * and rewinds to keep, by whatever is cheapest. */
+struct kv_plan state_follow(struct kv_state *st, const struct kv_state *src,
+                            struct frontier *const *front, uint32_t n_front);
+
 /* A frontier at the last multiple of A; NULL if the rings no longer hold it, m is 0, or
  * memory is out. */
 struct frontier *state_checkpoint(const struct kv_state *st);
@@ -95,6 +107,17 @@ struct frontier *state_checkpoint(const struct kv_state *st);
 int state_adopt(struct kv_state *st, uint32_t n, fathom_err *err);
 /* Instead: the caller has written the slot as well, as it would be at keep, a multiple of A. */
 void state_assume(struct kv_state *st);
+
+/* Rows of further tokens from elsewhere, all or nothing: begin takes pages for the tokens from
+ * the start of page *first (the one in which the known rows end) to n and puts them in pages[];
+ * nothing else changes. The caller fills them. end keeps those that hold [first * S, n_new)
+ * completely and extends keep to n_new; n_new <= the known rows: everything is given back and
+ * the sequence is as before. n_loaded: pages that begin took. After end the reservation must be
+ * renewed (state_reserve), and state_rewind finds the way on. begin: false if there are not
+ * enough pages. */
+bool state_load_begin(struct kv_state *st, uint32_t n, uint32_t *first, uint32_t *pages);
+void state_load_end(struct kv_state *st, uint32_t first, const uint32_t *pages,
+                    uint32_t n_loaded, uint32_t n_new);
 
 /* Where an exact re-run that must be right at n' has to begin (kv-store.md 2.4): a multiple
  * of A. */

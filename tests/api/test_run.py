@@ -129,10 +129,10 @@ def test_logits_forms():
 def test_chat():
     """Without a terminal: one message a line; the second turn knows the first."""
     lines = "I live in Delhi.\nWhere do I live?\n/stats\n/help\n/reset\n/exit\n"
-    out = good("chat", "--temp", "0", "--think", "off", stdin=lines)
+    out = good("chat", "--temp", "0", "--think", "off", "--kv-dir", "none", stdin=lines)
     assert "Delhi" in out.split("/think")[0], out
     assert "last turn:" in out and "/system TEXT" in out
-    assert good("chat", stdin="") == ""
+    assert good("chat", "--kv-dir", "none", stdin="") == ""
 
 
 if __name__ == "__main__":

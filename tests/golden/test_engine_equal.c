@@ -16,7 +16,9 @@
 #include <cmocka.h>
 
 #include "engine/engine.h"
+#include "golden/ok.h"
 #include "golden/random_model.h"
+#include "golden/state_bytes.h"
 #include "op/step.h"
 
 enum { N_MAX = 900, V_MAX = 128 };
@@ -151,73 +153,18 @@ static fathom_engine *open_engine(const struct random_model *m, const struct var
                                .page_tokens = 32,
                                .sim_off = v->sim_off,
                                .act_f32 = v->act_f32,
-                               .debug = "poison-kv"};
+                               .debug = "poison-kv",
+                               .kv_no_share = true};
     if (fathom_engine_open(&e, &o, &err) != 0) {
         fail_msg("%s: %s", v->name, err.msg);
     }
     return e;
 }
 
-#define OK(call)                                 \
-    do {                                         \
-        fathom_err err_ = {0};                   \
-        fathom_err *err = &err_;                 \
-        if ((call) != 0) {                       \
-            fail_msg("%s: %s", #call, err_.msg); \
-        }                                        \
-    } while (0)
-
 /* ---- what a sequence left behind ---- */
 
 static float truth[N_MAX][V_MAX];
 static uint32_t ids[N_MAX];
-
-/* Rows, and all ring positions that are still to be read, as one byte string. */
-static unsigned char *state_bytes(fathom_engine *e, fathom_session *s, size_t *n_out)
-{
-    const struct kv_state *st = session_state(s);
-    const struct kv_pool *p = engine_pool(e);
-    const struct layout *l = engine_layout(e);
-    size_t cap = 1 << 24, n = 0;
-    unsigned char *out = mem_alloc(cap, 1);
-#define COPY(buffer, at, bytes)                                    \
-    do {                                                           \
-        assert_true(n + (bytes) <= cap);                           \
-        p->be->buf_read(p->dev, (buffer), (at), out + n, (bytes)); \
-        n += (bytes);                                              \
-    } while (0)
-    for (uint32_t il = 0; il < l->n_layer; il++) {
-        const struct layout_layer *y = &l->layer[il];
-        for (uint32_t i = 0; y->ratio && i < st->n / y->ratio; i++) {
-            uint64_t page = st->pages[i / y->rows_per_page] * l->page_bytes;
-            uint64_t k = i % y->rows_per_page;
-            COPY(p->page, page + y->codes + k * l->row.code_bytes, l->row.code_bytes);
-            COPY(p->page, page + y->scales + k * l->row.scale_bytes, l->row.scale_bytes);
-            if (y->index) {
-                COPY(p->page, page + y->index_codes + k * l->index_row.code_bytes,
-                     l->index_row.code_bytes);
-                COPY(p->page, page + y->index_scales + k * l->index_row.scale_bytes,
-                     l->index_row.scale_bytes);
-            }
-        }
-        uint32_t first = st->n >= l->window ? st->n - l->window + 1 : 0;
-        for (uint32_t q = first; q < st->n; q++) {
-            uint64_t k = q % l->ring_slots;
-            COPY(p->state, pool_slot_at(p, st->slot, y->ring_codes + k * l->row.code_bytes),
-                 l->row.code_bytes);
-            COPY(p->state, pool_slot_at(p, st->slot, y->ring_scales + k * l->row.scale_bytes),
-                 l->row.scale_bytes);
-        }
-        for (uint32_t q = y->ratio ? st->n / y->ratio * y->ratio : st->n; q < st->n; q++) {
-            uint64_t bytes = 2ull * y->k * l->row.n * 4;
-            COPY(p->state, pool_slot_at(p, st->slot, y->comp + q % y->comp_slots * bytes),
-                 bytes);
-        }
-    }
-#undef COPY
-    *n_out = n;
-    return out;
-}
 
 static void same_state(fathom_engine *e, fathom_session *s, const unsigned char *want, size_t n,
                        const char *what)

@@ -21,24 +21,9 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "kv/state.h"
+#include "unit/kv_toy.h"
 
 enum { CTX_SMALL = 4096, SLOTS = 3, V = 97 };
-
-static struct device *dev;
-
-static int setup(void **state)
-{
-    (void)state;
-    struct backend_config cfg = {0};
-    return backend_ref.open(&dev, &cfg, NULL);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    backend_ref.close(dev);
-    return 0;
-}
 
 /* ---- the toy model ---- */
 
@@ -221,32 +206,9 @@ static void toy_step(struct toy *t, struct kv_state *st, const uint32_t *ids, ui
 static void toy_open(struct toy *t, uint32_t n_layer, const uint16_t *ratio, uint32_t window,
                      uint32_t page_tokens, uint32_t ctx)
 {
-    struct shape s = {.n_vocab = V,
-                      .d = 32,
-                      .n_layer = n_layer,
-                      .n_head = 2,
-                      .head_dim = 96,
-                      .rope_dim = 32,
-                      .q_lora = 16,
-                      .o_groups = 1,
-                      .o_lora = 16,
-                      .window = window,
-                      .index_heads = 2,
-                      .index_dim = 32,
-                      .index_topk = 2,
-                      .n_ff = 16,
-                      .n_expert = 2,
-                      .n_used = 1,
-                      .hc = 2,
-                      .max_ratio = 1};
-    for (uint32_t i = 0; i < n_layer; i++) {
-        s.ratio[i] = ratio[i];
-        s.max_ratio = ratio[i] > s.max_ratio ? ratio[i] : s.max_ratio;
-    }
-    fathom_err err = {0};
-    assert_int_equal(layout_make(&t->l, &s, true, page_tokens, &err), 0);
+    t->l = toy_layout(n_layer, ratio, window, page_tokens);
     assert_int_equal(pool_open(&t->pool, &backend_ref, dev, &t->l, SLOTS,
-                               SLOTS * (ctx / t->l.page_tokens + 1), &err),
+                               SLOTS * (ctx / t->l.page_tokens + 1), NULL),
                      0);
     t->pool.poison = true;
     t->page = backend_ref.buf_map(dev, t->pool.page);
@@ -538,7 +500,7 @@ static void test_million(void **state)
     assert_int_equal(state_init(&b, &t->pool, N, NULL), 0);
     assert_int_equal(state_reserve(&a, N, NULL), 0);
     assert_int_equal(state_reserve(&b, N, NULL), 0);
-    assert_true(!state_fits(&a, 0, N + 1));
+    assert_int_equal(state_reserve(&b, N + 1, NULL), FATHOM_ELIMIT);
     enum { KEEP = 1000 };
     static uint64_t want[KEEP];
     while (a.n < N) {
@@ -586,5 +548,5 @@ int main(void)
         cmocka_unit_test(test_scripts),
         cmocka_unit_test(test_million),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, toy_setup, toy_teardown);
 }

@@ -1,0 +1,12 @@
+/* cache.h - where the program keeps what it may lose: $XDG_CACHE_HOME/fathom, else the
+ * platform's place below $HOME. Folders are made for this user alone. */
+#ifndef CMD_CACHE_H
+#define CMD_CACHE_H
+
+#include "base/str.h"
+
+/* Appends the path of `name` in the cache folder and makes the folder (not `name`); appends
+ * nothing if neither variable names an absolute path. */
+void cache_path(struct buf *path, const char *name);
+
+#endif
