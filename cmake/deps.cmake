@@ -2,6 +2,7 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
+pkg_check_modules(MICROHTTPD REQUIRED IMPORTED_TARGET libmicrohttpd)
 if(APPLE)
   find_library(EDIT_LIBRARY edit REQUIRED) # part of the system
   set(FATHOM_EDIT_LIBS ${EDIT_LIBRARY})

@@ -72,17 +72,17 @@ setup_build() {
     case "$(uname -s)" in
     Darwin)
         xcode-select -p >/dev/null 2>&1 || die "the compiler is missing: run xcode-select --install"
-        brew_install cmake ninja pkgconf xz
+        brew_install cmake ninja pkgconf xz libmicrohttpd
         ;;
     *)
         if have apt-get; then
             missing="$(deb_missing_programs gcc:gcc cmake:cmake ninja:ninja-build pkg-config:pkg-config)"
-            missing="$missing$(deb_missing libc6-dev liblzma-dev libedit-dev)"
+            missing="$missing$(deb_missing libc6-dev liblzma-dev libedit-dev libmicrohttpd-dev)"
             # shellcheck disable=SC2086
             apt_install $missing
         else
             for missing in cc cmake ninja pkg-config; do
-                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of liblzma and libedit"
+                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of liblzma, libedit and libmicrohttpd"
             done
         fi
         ;;
@@ -160,7 +160,7 @@ arm64_libs() {
         -o Dir::Cache="$dir/apt/cache")
     "${apt[@]}" update || return 1
     (cd "$dir/apt/debs" && "${apt[@]}" download liblzma5 liblzma-dev libedit2 libedit-dev libbsd0 libmd0 \
-        libtinfo6 libcmocka0 libcmocka-dev) || return 1
+        libtinfo6 libcmocka0 libcmocka-dev libmicrohttpd12 libmicrohttpd-dev libgnutls30 libgnutls28-dev) || return 1
     for deb in "$dir"/apt/debs/*.deb; do
         dpkg-deb -x "$deb" "$dir" || return 1
     done

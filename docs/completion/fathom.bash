@@ -3,7 +3,7 @@ _fathom()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "run chat convert inspect plan explain tokens render parse logits bench selftest help" -- "$cur"))
+        COMPREPLY=($(compgen -W "run chat serve convert inspect plan explain tokens render parse logits bench selftest help" -- "$cur"))
         return
     fi
     case "$prev" in
@@ -22,6 +22,7 @@ _fathom()
     case "${COMP_WORDS[1]}" in
     run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
     chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
+    serve) COMPREPLY=($(compgen -W "--model --think --max-tokens --temp --release --host --port --socket --api-key --api-key-file --insecure-no-auth --allowed-hosts --cors-origin --parallel --queue --connections --body-limit --reasoning-limit --keepalive --header-timeout --idle-timeout --stall --alias --strict-model --image-placeholder --special-tokens --metrics --trace --script --kv-dir --quiet --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
     convert) COMPREPLY=($(compgen -W "--output --recipe --rule --dry-run --threads --help" -- "$cur")) ;;
     inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;
     plan) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --sequences --backend --chunk --sim --json --help" -- "$cur")) ;;

@@ -48,6 +48,7 @@ int cmd_parse(struct cli *o);
 int cmd_logits(struct cli *o);
 int cmd_selftest(struct cli *o);
 int cmd_bench(struct cli *o);
+int cmd_serve(struct cli *o);
 int cmd_help(struct cli *o);
 
 #endif

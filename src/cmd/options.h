@@ -40,6 +40,13 @@ struct cli {
     const char *synthetic, *ratios, *save, *frontiers, *formats;
     uint32_t layers, experts, vocab, gen, prefill;
     bool kernels, fill, standard, decode_only, csv;
+    /* serve */
+    const char *host, *socket, *api_key_file, *allowed_hosts, *cors_origin, *alias, *trace,
+        *script, *kv_dir;
+    struct cli_list api_keys;
+    uint32_t port, parallel, queue, connections, body_mb, reasoning_limit;
+    double keepalive, header_seconds, idle_seconds, stall;
+    bool insecure_no_auth, metrics, strict_model, image_placeholder, special_tokens, quiet;
     bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
         dry_run, help;
 };
@@ -70,10 +77,11 @@ enum {
     CMD_SELFTEST = 1024,
     CMD_HELP = 2048,
     CMD_BENCH = 4096,
+    CMD_SERVE = 8192,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_SERVE,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
-    CMD_ALL = 8191
+    CMD_ALL = 16383
 };
 
 struct option_def {
