@@ -24,7 +24,8 @@ const struct command *cli_command(const char *name)
 
 void cli_init(struct cli *o, const struct command *cmd)
 {
-    *o = (struct cli){.cmd = cmd, .temp = 1.0, .layer = -2, .tokens = 1, .sequences = 1, .port = 8000};
+    *o = (struct cli){
+        .cmd = cmd, .temp = 1.0, .layer = -2, .tokens = 1, .sequences = 1, .port = 8000};
 }
 
 int cmd_usage(const struct cli *o, const char *fmt, ...)

@@ -106,8 +106,8 @@ static void *signal_main(void *user)
     return NULL;
 }
 
-/* All threads started later inherit the mask, so only signal_main gets the signals. */
-static int signals_on(struct serve *s, fathom_err *err)
+/* Before any thread is started: all inherit the mask, so only signal_main gets the signals. */
+static void signals_block(void)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -116,6 +116,10 @@ static int signals_on(struct serve *s, fathom_err *err)
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+static int signals_on(struct serve *s, fathom_err *err)
+{
     return pthread_create(&s->signals, NULL, signal_main, s) == 0
                ? 0
                : err_set(err, FATHOM_EIO, "cannot start a thread");
@@ -261,6 +265,7 @@ int cmd_serve(struct cli *o)
     if (!getenv("FATHOM_LOG") && !o->quiet) {
         log_set_level(LOG_INFO);
     }
+    signals_block();
     int rc = read_lists(&s, &err);
     rc = rc ? rc : model_find(&m, o, &err);
     if (!rc) {

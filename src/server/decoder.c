@@ -36,13 +36,14 @@ static void wait_logprob(struct decoder *a, const fathom_choice *c, size_t bytes
     a->wait_bytes[a->n_wait++] = bytes;
 }
 
-/* Content of n bytes, with the tokens that are covered by now. */
+/* Content, with the tokens that begin in it: a token whose end turns out to be the begin of a tag
+ * still counts as content. */
 static void put_content(struct decoder *a, struct slice text)
 {
     size_t n = 0;
-    a->credit += text.n;
-    while (n < a->n_wait && a->wait_bytes[n] <= a->credit) {
-        a->credit -= a->wait_bytes[n++];
+    a->credit += (int64_t)text.n;
+    while (n < a->n_wait && a->credit > 0) {
+        a->credit -= (int64_t)a->wait_bytes[n++];
     }
     if (text.n == 0) {
         return;
@@ -128,6 +129,7 @@ static void on_event(void *user, const struct chat_event *ev)
     case CHAT_EV_CALL:
         flush_content(a);
         a->n_wait = 0;
+        a->credit = 0;
         put(a, JOB_EV_CALL, ev->text);
         break;
     case CHAT_EV_ARGUMENTS: put(a, JOB_EV_ARGUMENTS, ev->text); break;

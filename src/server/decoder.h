@@ -30,7 +30,8 @@ struct decoder {
     /* Content tokens whose text is still held back, and the bytes of text they stand for. */
     struct job_logprob *wait;
     size_t *wait_bytes;
-    size_t n_wait, cap_wait, credit;
+    size_t n_wait, cap_wait;
+    int64_t credit; /* bytes sent and not yet covered by a token */
     bool failed;
 };
 

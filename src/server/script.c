@@ -338,7 +338,8 @@ static int sample(void *impl, void *seq, const fathom_sampling *p, const uint32_
         if (tries > line->n) {
             return err_set(err, FATHOM_EINVAL, "the mask allows no token of the script");
         }
-        id = line->p[MIN(++q->at, (uint32_t)line->n - 1)];
+        q->at++;
+        id = line->p[MIN(q->at, (uint32_t)line->n - 1)];
     }
     q->at++;
     uint32_t n_vocab = tokenizer_n_vocab(s->tok);
