@@ -187,7 +187,8 @@ static void close_model(struct serve *s)
 static void config_of(const struct serve *s, struct server_config *c)
 {
     const struct cli *o = s->o;
-    *c = (struct server_config){.address = o->host,
+    bool own = o->host && strcmp(o->host, "localhost") == 0; /* names are not looked up */
+    *c = (struct server_config){.address = own ? "127.0.0.1" : o->host,
                                 .port = (uint16_t)o->port,
                                 .unix_path = o->socket,
                                 .keys = s->key,

@@ -509,7 +509,7 @@ static int listen_tcp(struct http_server *s, fathom_err *err)
     } a = {0};
     const char *text = s->cfg.address;
     socklen_t len = sizeof a.v4;
-    int on = 1;
+    int on = 1, off = 0;
     a.v4.sin_family = AF_INET;
     a.v4.sin_port = htons(s->cfg.port);
     if (inet_pton(AF_INET, text, &a.v4.sin_addr) != 1) {
@@ -525,6 +525,9 @@ static int listen_tcp(struct http_server *s, fathom_err *err)
         return err_sys(err, text, "cannot make a socket");
     }
     setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (a.any.sa_family == AF_INET6) { /* "::" also takes IPv4 */
+        setsockopt(s->listen_fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    }
     if (bind(s->listen_fd, &a.any, len) != 0 || listen(s->listen_fd, 512) != 0 ||
         getsockname(s->listen_fd, &a.any, &len) != 0) {
         int e = errno;
