@@ -75,7 +75,7 @@ def test_headers_come_at_once(work):
 
 
 def test_queue_is_bounded(work):
-    with serving(work, "--parallel", "1", "--queue", "3", script=[{"completion": "</think>" + "word " * 100, **SLOW}]) as s:
+    with serving(work, "--parallel", "1", "--queue", "3", script=[{"completion": "</think>" + "word " * 600, **SLOW}]) as s:
         streams = [Stream(s, "/v1/chat/completions", chat(f"{i}")) for i in range(4)]
         s.wait_metric("requests_running", 1)
         s.wait_metric("requests_queued", 3)
