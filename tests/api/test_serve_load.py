@@ -17,9 +17,9 @@ QUESTIONS = ["hi", "What is 2+3?", "Name a colour.", "Count to five.", "Tell me 
 
 def ask(s, i, stream=True, **more):
     """Request i of a fixed list: the same question, seed and settings every time."""
-    body = {"model": "m", "messages": [{"role": "system", "content": f"You are helper {i % 7}. " * (i % 5 * 12)},
+    body = {"model": "m", "messages": [{"role": "system", "content": f"You are helper {i % 7}. " * (i % 5 * 6)},
                                        {"role": "user", "content": QUESTIONS[i % len(QUESTIONS)]}],
-            "max_tokens": 24 + i % 9, "temperature": 0 if i % 3 == 0 else 0.8, "seed": i,
+            "max_tokens": 12 + i % 9, "temperature": 0 if i % 3 == 0 else 0.8, "seed": i,
             "stream_options": {"include_usage": True}, **more}
     if stream:
         return check_chat(s.stream("/v1/chat/completions", body, timeout=300))
@@ -51,9 +51,9 @@ def plain(a):
 
 def test_sixteen_sessions_give_what_each_gives_alone(work):
     n = 16
-    with serving(work, "--parallel", "1", "--ctx", "1024") as s:
+    with serving(work, "--parallel", "1", "--ctx", "1024", "--threads", "1") as s:
         alone = [plain(ask(s, i, stream=False)) for i in range(n)]
-    with serving(work, "--parallel", "16", "--ctx", "1024", "--chunk", "48", "--stall", "0.02") as s:
+    with serving(work, "--parallel", "16", "--ctx", "1024", "--threads", "1", "--chunk", "48", "--stall", "0.02") as s:
         together = in_threads(n, lambda i: plain(ask(s, i)))
         for i in range(n):
             assert together[i] == alone[i], (i, together[i], alone[i])
@@ -68,38 +68,41 @@ def test_sixteen_sessions_give_what_each_gives_alone(work):
 def test_a_stream_goes_on_while_a_prompt_is_read(work):
     """Between two tokens of a stream lies at most one piece of another request's prompt: while that
     prompt is read in P pieces, the stream gets about P tokens."""
-    with serving(work, "--parallel", "2", "--ctx", "8192", "--chunk", "64", "--stall", "0.02") as s:
-        arrivals, begun, first = [], threading.Event(), []
+    with serving(work, "--parallel", "2", "--ctx", "8192", "--threads", "1", "--chunk", "64", "--stall", "0.02") as s:
+        arrivals, begun, done = [], threading.Event(), threading.Event()
 
         def reader():
-            body = {"model": "m", "prompt": "Once upon a time", "max_tokens": 3000, "seed": 1, "stream": True}
-            c = s.connect()
-            c.request("POST", "/v1/completions", json.dumps(body))
-            r = c.getresponse()
-            while not first:
-                if r.readline().startswith(b"data: {"):
-                    arrivals.append(time.time())
-                    begun.set()
+            c, seed = s.connect(), 0
+            while not done.is_set():  # the mini model's answers are short: one after the other
+                seed += 1
+                c.request("POST", "/v1/completions", json.dumps({
+                    "model": "m", "prompt": "Once upon a time", "max_tokens": 500, "seed": seed, "stream": True}))
+                r = c.getresponse()
+                for line in r:
+                    if line.startswith(b"data: {"):
+                        arrivals.append(time.time())
+                        begun.set()
             c.close()
 
         t = threading.Thread(target=reader)
         t.start()
         begun.wait(30)
         start = time.time()
-        usage = s.post("/v1/completions", {"model": "m", "prompt": "word " * 3000, "max_tokens": 1}, timeout=200)["usage"]
-        first.append(time.time())
+        usage = s.post("/v1/completions", {"model": "m", "prompt": "word " * 2000, "max_tokens": 1}, timeout=200)["usage"]
+        end = time.time()
+        done.set()
         t.join()
-        during = [x for x in arrivals if start < x < first[0]]
+        during = [x for x in arrivals if start < x < end]
         gaps = [b - a for a, b in zip(during, during[1:])]
-        print(f"        {usage['prompt_tokens']} prompt tokens in {first[0] - start:.2f} s; meanwhile {len(during)} tokens, "
+        print(f"        {usage['prompt_tokens']} prompt tokens in {end - start:.2f} s; meanwhile {len(during)} tokens, "
               f"longest gap {max(gaps, default=0) * 1000:.0f} ms")
-        assert usage["prompt_tokens"] >= 3000
-        assert len(during) >= usage["prompt_tokens"] / 64 / 4, "the stream stood still"
+        assert usage["prompt_tokens"] >= 2000
+        assert len(during) >= usage["prompt_tokens"] / 64 / 2, "the stream stood still"
 
 
 def test_64_streams(work):
     """Every answer must be complete and its own: the same request gives the same text each time."""
-    with serving(work, "--parallel", "8", "--queue", "64", "--ctx", "512", "--connections", "100") as s:
+    with serving(work, "--parallel", "8", "--queue", "64", "--ctx", "512", "--threads", "1", "--connections", "100") as s:
         n_different = 12
         want = [plain(ask(s, i, max_tokens=10)) for i in range(n_different)]
         end = time.time() + (60 if LONG else 0)
@@ -121,21 +124,23 @@ def chat(text, **more):
     return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
 
 
-def raw_request(s, body, rcvbuf=None):
+def raw_request(s, body, rcvbuf=None, path="/v1/chat/completions"):
     c = socket.socket()
     if rcvbuf:
         c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
     c.connect(("127.0.0.1", s.port))
     data = json.dumps(body).encode()
-    c.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    c.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
     return c
 
 
 def test_slow_readers(work):
     """A reader that hardly reads holds up nobody, gets everything, and is dropped if it stops."""
-    with serving(work, "--idle-timeout", "3", script=SCRIPT) as s:
+    with serving(work, "--idle-timeout", "2", script=SCRIPT) as s:
         slow = raw_request(s, chat("[big]", stream=True), rcvbuf=4096)
-        dead = raw_request(s, chat("[big]", stream=True, temperature=0), rcvbuf=4096)
+        # its echoed metadata is more than any buffer of the system takes
+        dead = raw_request(s, {"model": "m", "input": "[big]", "stream": True, "metadata": {"k": "x" * (8 << 20)}},
+                           rcvbuf=4096, path="/v1/responses")
         time.sleep(0.3)
         start = time.time()
         for _ in range(5):
@@ -149,7 +154,7 @@ def test_slow_readers(work):
             time.sleep(0.0005)
         assert got.count(b"many") == 3000
         slow.close()
-        time.sleep(5)  # the dead one never reads: its connection is given up
+        time.sleep(3.5)  # the dead one never reads: its connection is given up
         dead.settimeout(20)
         total = b""
         try:
@@ -160,7 +165,7 @@ def test_slow_readers(work):
                 total += part
         except ConnectionResetError:
             pass
-        assert b"[DONE]" not in total
+        assert b"response.completed" not in total
         dead.close()
 
 
