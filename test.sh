@@ -154,12 +154,12 @@ if build build-asan asan ""; then
         run_ctest ctest-asan build/asan -L '^(unit|ops|golden|fuzz|api)$'
     else
         run_ctest ctest-asan build/asan -L '^(unit|ops|fuzz)$' -E '^check_'
-        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage)$'
+        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage|serve_(streams|rules|sched))$'
     fi
 fi
 
 title "thread sanitizer"
-tsan='^test_(base_team|backend_(linear|attn|moe)|kv_pool|text_load|engine_session)$'
+tsan='^test_(base_team|server_sched|backend_(linear|attn|moe)|kv_pool|text_load|engine_session)$'
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'

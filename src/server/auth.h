@@ -16,9 +16,9 @@ struct auth {
 /* Keys shorter than 8 bytes are refused. */
 int auth_init(struct auth *a, const char *const *keys, size_t n, fathom_err *err);
 void auth_fini(struct auth *a);
-/* Number of the key that was presented, 0 if none is configured, -1 if it is not known. authorization:
- * value of the header ("Bearer K"); key: of x-api-key or api-key. Takes the same time for any
- * key. */
+/* Number of the key that was presented, 0 if none is configured, -1 if it is not known.
+ * authorization: value of the header ("Bearer K"); key: of x-api-key or api-key. Takes the same
+ * time for any key. */
 int auth_check(const struct auth *a, const char *authorization, const char *key);
 
 /* Is this Host header one of this machine's own names? bound: the address of this side of the

@@ -38,6 +38,13 @@ enum {
     BODY_SECONDS = 600,      /* for a whole body, however it trickles */
 };
 
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    struct sockaddr_storage room;
+};
+
 /* One connection, for the guard. */
 struct conn {
     struct conn *prev, *next;
@@ -201,12 +208,7 @@ void *http_user(const struct http_request *r)
 
 void http_local_address(const struct http_request *r, char *out, size_t n)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage room;
-    } a;
+    union address a;
     socklen_t len = sizeof a;
     const char *text = NULL;
     out[0] = 0;
@@ -227,12 +229,7 @@ void http_local_address(const struct http_request *r, char *out, size_t n)
 
 bool http_peer_is_local(const struct http_request *r)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage room;
-    } a;
+    union address a;
     socklen_t len = sizeof a;
     if (getpeername(r->fd, &a.any, &len) != 0) {
         return false;
@@ -501,12 +498,7 @@ static void on_log(void *user, const char *fmt, va_list ap)
 
 static int listen_tcp(struct http_server *s, fathom_err *err)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage room;
-    } a = {0};
+    union address a = {0};
     const char *text = s->cfg.address;
     socklen_t len = sizeof a.v4;
     int on = 1, off = 0;

@@ -87,6 +87,7 @@ struct job {
     atomic_bool cancel; /* nobody wants it any more */
     double submitted;   /* clock_now() */
     struct job *next;   /* scheduler's queue */
+    bool later;         /* scheduler: passed over in this round */
 
     pthread_mutex_t lock;
     pthread_cond_t more;

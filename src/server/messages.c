@@ -55,23 +55,6 @@ static void read_result(struct api_request *r, const struct fields *b,
     }
 }
 
-static struct slice written(struct api_request *r, const struct fields *b, const struct json *v)
-{
-    struct buf text = {0};
-    if (v) {
-        json_write_compact(&text, v);
-    } else {
-        buf_adds(&text, "{}");
-    }
-    char *copy = arena_strndup(&r->arena, buf_cstr(&text), text.n);
-    struct slice s = {copy, copy ? text.n : 0};
-    if (text.failed || !copy) {
-        no_memory(b);
-    }
-    buf_free(&text);
-    return s;
-}
-
 static void read_use(struct api_request *r, const struct fields *b, struct chat_message *m)
 {
     struct slice id = {0}, name = {0};
@@ -80,7 +63,7 @@ static void read_use(struct api_request *r, const struct fields *b, struct chat_
         field_fail(b, "name", "is missing");
         return;
     }
-    if (!chat_add_call(&r->conv, m, id, name, written(r, b, field(b, "input")))) {
+    if (!chat_add_call(&r->conv, m, id, name, json_text(r, b, field(b, "input")))) {
         no_memory(b);
     }
 }
@@ -127,7 +110,7 @@ static void read_assistant_block(struct api_request *r, const struct fields *b,
     } else if (slice_is(type, "redacted_thinking")) {
         return;
     } else if (slice_is(type, "server_tool_use") || slice_is(type, "web_search_tool_result")) {
-        add_content(r, b, m, written(r, b, b->obj));
+        add_content(r, b, m, json_text(r, b, b->obj));
     } else {
         refuse_block(b, type);
     }
@@ -170,10 +153,7 @@ static void read_message(struct api_request *r, const struct fields *f,
     }
     struct chat_message *m = NULL;
     if (assistant) {
-        struct chat_message *last = r->conv.n ? r->conv.msg[r->conv.n - 1] : NULL;
-        m = last && last->role == CHAT_ASSISTANT && last->n_call == 0
-                ? last
-                : add_message(r, f, CHAT_ASSISTANT, (struct slice){0});
+        m = next_assistant(r, f);
         if (!m) {
             return;
         }

@@ -18,11 +18,7 @@ static void read_calls(struct api_request *r, const struct fields *f, struct cha
         if (v && v->type == JSON_STRING) {
             args = (struct slice){v->s, v->n};
         } else if (v) { /* some clients send the object itself */
-            struct buf b = {0};
-            json_write_compact(&b, v);
-            char *copy = arena_strndup(&r->arena, buf_cstr(&b), b.n);
-            args = (struct slice){copy, copy ? b.n : 0};
-            buf_free(&b);
+            args = json_text(r, f, v);
         }
         if (args.n == 0) {
             args = SLICE("{}");
@@ -37,11 +33,7 @@ static void read_assistant(struct api_request *r, const struct fields *f,
                            const struct request_policy *p)
 {
     struct slice text = read_text(r, f, "content", p), reasoning = {0}, refusal = {0};
-    struct chat_message *last = r->conv.n ? r->conv.msg[r->conv.n - 1] : NULL;
-    /* two in a row are one message, unless calls came between */
-    struct chat_message *m = last && last->role == CHAT_ASSISTANT && last->n_call == 0
-                                 ? last
-                                 : add_message(r, f, CHAT_ASSISTANT, (struct slice){0});
+    struct chat_message *m = next_assistant(r, f);
     if (!field_str(f, "reasoning_content", &reasoning)) {
         const struct json *other = field(f, "reasoning"); /* a string in some clients */
         reasoning = json_str(other);

@@ -124,6 +124,37 @@ struct chat_message *open_assistant(struct api_request *r, const struct fields *
                : add_message(r, f, CHAT_ASSISTANT, (struct slice){0});
 }
 
+struct chat_message *next_assistant(struct api_request *r, const struct fields *f)
+{
+    struct chat_message *last = r->conv.n ? r->conv.msg[r->conv.n - 1] : NULL;
+    return last && last->role == CHAT_ASSISTANT && last->n_call == 0
+               ? last
+               : add_message(r, f, CHAT_ASSISTANT, (struct slice){0});
+}
+
+/* What b holds, copied into the arena. */
+static struct slice keep(struct api_request *r, const struct fields *f, struct buf *b)
+{
+    char *copy = b->failed ? NULL : arena_strndup(&r->arena, buf_cstr(b), b->n);
+    struct slice s = {copy ? copy : "", copy ? b->n : 0};
+    if (!copy) {
+        no_memory(f);
+    }
+    buf_free(b);
+    return s;
+}
+
+struct slice json_text(struct api_request *r, const struct fields *f, const struct json *v)
+{
+    struct buf b = {0};
+    if (v) {
+        json_write_compact(&b, v);
+    } else {
+        buf_adds(&b, "{}");
+    }
+    return keep(r, f, &b);
+}
+
 static void join(struct api_request *r, const struct fields *f, struct slice *to,
                  struct slice text)
 {
@@ -219,14 +250,7 @@ struct slice read_text(struct api_request *r, const struct fields *f, const char
             read_part(&b, &part, i == 0, p);
         }
     }
-    char *copy = arena_strndup(&r->arena, buf_cstr(&b), b.n);
-    if (b.failed || !copy) {
-        no_memory(f);
-    } else {
-        text = (struct slice){copy, b.n};
-    }
-    buf_free(&b);
-    return text;
+    return keep(r, f, &b);
 }
 
 /* ---- tools ---- */

@@ -123,6 +123,11 @@ struct slice read_text(struct api_request *r, const struct fields *f, const char
 /* The assistant message at the end of the conversation, to which an assistant text, reasoning or
  * call belongs; a new one if the last is of another role. NULL: out of memory, noted. */
 struct chat_message *open_assistant(struct api_request *r, const struct fields *f);
+/* The same for protocols whose messages are whole: two assistant messages in a row are one, unless
+ * calls stand between them. */
+struct chat_message *next_assistant(struct api_request *r, const struct fields *f);
+/* The JSON text of a value, "{}" for NULL, in the arena. */
+struct slice json_text(struct api_request *r, const struct fields *f, const struct json *v);
 /* Joins text to what m has: a blank line between two texts. */
 void add_content(struct api_request *r, const struct fields *f, struct chat_message *m,
                  struct slice text);

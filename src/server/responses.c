@@ -118,25 +118,17 @@ static void read_call(struct api_request *r, const struct fields *f, struct slic
     }
 }
 
-/* The JSON text of a value, or of {"input": text} for free-form tools. */
-static struct slice json_text(struct api_request *r, const struct fields *f,
-                              const struct json *v, bool wrap)
+/* The arguments of a free-form tool: {"input": text}. */
+static struct slice input_text(struct api_request *r, const struct fields *f,
+                               const struct json *v)
 {
-    struct buf b = {0};
-    buf_adds(&b, wrap ? "{\"input\": " : "");
-    if (v) {
-        json_write_compact(&b, v);
-    } else {
-        buf_adds(&b, wrap ? "\"\"" : "{}");
-    }
-    buf_adds(&b, wrap ? "}" : "");
-    char *copy = arena_strndup(&r->arena, buf_cstr(&b), b.n);
-    struct slice s = {copy, copy ? b.n : 0};
-    if (b.failed || !copy) {
+    struct json *o = json_new_object(&r->arena);
+    struct json text = {.type = JSON_STRING, .s = ""};
+    if (!o || !json_set(&r->arena, o, "input", v ? *v : text)) {
         no_memory(f);
+        return SLICE("{}");
     }
-    buf_free(&b);
-    return s;
+    return json_text(r, f, o);
 }
 
 static void read_output(struct api_request *r, const struct fields *f, const char *name,
@@ -145,7 +137,7 @@ static void read_output(struct api_request *r, const struct fields *f, const cha
     struct slice id = {0}, text;
     const struct json *v = field(f, name);
     bool plain = !v || v->type == JSON_STRING || v->type == JSON_ARRAY;
-    text = plain ? read_text(r, f, name, p) : json_text(r, f, v, false);
+    text = plain ? read_text(r, f, name, p) : json_text(r, f, v);
     struct chat_message *m = add_message(r, f, CHAT_TOOL, text);
     if (!field_str(f, "call_id", &id)) {
         field_str(f, "id", &id);
@@ -205,7 +197,7 @@ static void read_named_call(struct api_request *r, const struct fields *f, const
     }
     const struct json *v = field(f, args);
     if (custom || (v && v->type != JSON_STRING)) {
-        text = json_text(r, f, v, custom);
+        text = custom ? input_text(r, f, v) : json_text(r, f, v);
     } else if (v) {
         text = (struct slice){v->s, v->n};
     }
@@ -226,9 +218,9 @@ static void read_item(struct api_request *r, const struct fields *f,
     } else if (slice_is(type, "custom_tool_call")) {
         read_named_call(r, f, "input", true);
     } else if (slice_is(type, "local_shell_call")) {
-        read_call(r, f, SLICE("local_shell"), json_text(r, f, field(f, "action"), false));
+        read_call(r, f, SLICE("local_shell"), json_text(r, f, field(f, "action")));
     } else if (slice_is(type, "tool_search_call")) {
-        read_call(r, f, SLICE("tool_search"), json_text(r, f, field(f, "arguments"), false));
+        read_call(r, f, SLICE("tool_search"), json_text(r, f, field(f, "arguments")));
     } else if (slice_is(type, "tool_search_output")) {
         read_output(r, f, field(f, "output") ? "output" : "tools", p);
     } else if (slice_is(type, "function_call_output") ||

@@ -149,13 +149,14 @@ static struct job *unlink_job(struct sched *s, struct job **link)
     return j;
 }
 
-/* The link of the first job of the key that had its turn longest ago. */
-static struct job **next_job(struct sched *s)
+/* The first job of the key that had its turn longest ago, without those passed over. */
+static struct job *next_job(const struct sched *s)
 {
-    struct job **best = NULL;
-    for (struct job **l = &s->first; *l; l = &(*l)->next) {
-        if (!best || s->served[(*l)->spec.key % KEYS] < s->served[(*best)->spec.key % KEYS]) {
-            best = l;
+    struct job *best = NULL;
+    for (struct job *j = s->first; j; j = j->next) {
+        if (!j->later &&
+            (!best || s->served[j->spec.key % KEYS] < s->served[best->spec.key % KEYS])) {
+            best = j;
         }
     }
     return best;
@@ -198,26 +199,22 @@ static void run_free(struct run *r)
     mem_free(r);
 }
 
-/* Gives the job, which has left the queue, a sequence. PLACE_ERROR: it has ended. */
-static enum place start_job(struct sched *s, struct job *j)
+/* Gives the job a sequence and puts it on the list. err: of PLACE_ERROR. */
+static enum place start_job(struct sched *s, struct job *j, fathom_err *err)
 {
-    fathom_err err = {0};
     struct run *r = mem_calloc(1, sizeof *r);
-    if (!r || decoder_start(&r->decoder, &s->tools, j, &err) != 0) {
+    if (!r || decoder_start(&r->decoder, &s->tools, j, err) != 0) {
         mem_free(r);
-        end_queued(s, j, FINISH_FAULT, "out of memory");
+        err_nomem(err, "an answer", sizeof *r);
         return PLACE_ERROR;
     }
     r->job = j;
     r->reserve = reserve_for(&j->spec);
     r->started = clock_now();
-    enum place place = slots_place(&s->slots, r, &err);
+    enum place place = slots_place(&s->slots, r, err);
     if (place != PLACE_OK) {
         decoder_close(&r->decoder, true);
         run_free(r);
-        if (place == PLACE_ERROR) {
-            end_queued(s, j, FINISH_FAULT, err.msg);
-        }
         return place;
     }
     s->run[s->n_run++] = r;
@@ -230,36 +227,44 @@ static enum place start_job(struct sched *s, struct job *j)
     return PLACE_OK;
 }
 
+/* From the queue to the running ones, where it can still be joined. */
+static void move_to_running(struct sched *s, struct job **link)
+{
+    struct job *j = unlink_job(s, link);
+    uint32_t i = 0;
+    while (s->running[i]) {
+        i++;
+    }
+    s->running[i] = j;
+    s->served[j->spec.key % KEYS] = ++s->turn;
+}
+
 /* Admits jobs while slots and memory last. Called under the lock, which it gives up while it
- * works on a job. */
+ * works on a job; the job stays queued meanwhile (others only append to the queue). */
 static void admit(struct sched *s)
 {
-    bool go_on = true;
-    while (go_on && s->first && s->n_run < s->slots.n) {
-        struct job **link = next_job(s);
-        struct job *j = unlink_job(s, link);
-        uint64_t before = s->served[j->spec.key % KEYS];
-        s->served[j->spec.key % KEYS] = ++s->turn;
-        uint32_t i = 0;
-        while (s->running[i]) {
-            i++;
-        }
-        s->running[i] = j; /* so that it can be joined all the time */
+    struct job *j;
+    for (j = s->first; j; j = j->next) {
+        j->later = false;
+    }
+    while (s->n_run < s->slots.n && (j = next_job(s)) != NULL) {
+        fathom_err err = {0};
         pthread_mutex_unlock(&s->lock);
-        enum place place = start_job(s, j);
+        enum place place = start_job(s, j, &err);
         pthread_mutex_lock(&s->lock);
-        if (place != PLACE_OK) {
-            s->running[i] = NULL;
+        struct job **link = &s->first;
+        while (*link != j) {
+            link = &(*link)->next;
         }
-        if (place == PLACE_WAIT) { /* back to the front; nobody may pass it */
-            s->served[j->spec.key % KEYS] = before;
-            j->next = s->first;
-            if (!s->first) {
-                s->end = &j->next;
-            }
-            s->first = j;
-            atomic_store(&s->cfg.metrics->queued, ++s->n_queued);
-            go_on = false;
+        if (place == PLACE_WAIT) {
+            break;
+        }
+        if (place == PLACE_LATER) {
+            j->later = true;
+        } else if (place == PLACE_ERROR) {
+            end_queued(s, unlink_job(s, link), FINISH_FAULT, err.msg);
+        } else {
+            move_to_running(s, link);
         }
     }
     atomic_store(&s->cfg.metrics->running, s->n_run);

@@ -35,7 +35,8 @@ struct slots {
 
 enum place {
     PLACE_OK,
-    PLACE_WAIT,  /* not now: memory, or a prefix that another answer is computing */
+    PLACE_WAIT,  /* not now: no slot or no memory; nobody may pass */
+    PLACE_LATER, /* not now: another answer is computing this prefix; others may pass */
     PLACE_ERROR, /* never: err says why */
 };
 

@@ -198,11 +198,14 @@ enum place slots_place(struct slots *s, struct run *run, fathom_err *err)
     struct offer o = look(s, j);
     struct slot *t = NULL;
     uint32_t best = MAX(o.idle_n, o.busy_n);
-    if ((!o.empty && !o.oldest) || o.coming > best + WORTH) {
+    if (!o.empty && !o.oldest) {
         return PLACE_WAIT;
     }
+    if (o.coming > best + WORTH) {
+        return PLACE_LATER;
+    }
     bool alone = slots_busy(s) == 0;
-    if (!make_memory(s, run, o.idle, o.idle_n) && !alone) {
+    if (!make_memory(s, run, o.idle, o.idle_n) && !make_memory(s, run, NULL, 0) && !alone) {
         return PLACE_WAIT;
     }
     o = look(s, j); /* make_memory may have freed some */

@@ -147,6 +147,27 @@ def parse_events(data):
     return events
 
 
+# ---- several at once ----
+
+def in_threads(n, fn):
+    out, errors = [None] * n, []
+
+    def one(i):
+        try:
+            out[i] = fn(i)
+        except BaseException as e:  # noqa: B902 - reported by the caller
+            errors.append(e)
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if errors:
+        raise errors[0]
+    return out
+
+
 # ---- answers in one form ----
 
 def answer(reasoning="", content="", calls=(), finish=None, usage=None):

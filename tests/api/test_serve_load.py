@@ -26,25 +26,6 @@ def ask(s, i, stream=True, **more):
     return chat_body(s.post("/v1/chat/completions", body, timeout=300))
 
 
-def in_threads(n, fn):
-    out, errors = [None] * n, []
-
-    def one(i):
-        try:
-            out[i] = fn(i)
-        except BaseException as e:  # noqa: B902 - reported by the caller
-            errors.append(e)
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if errors:
-        raise errors[0]
-    return out
-
-
 def plain(a):
     return {**a, "calls": [c[:2] for c in a["calls"]]}
 

@@ -45,25 +45,6 @@ class Stream:
         self.socket.close()
 
 
-def in_threads(n, fn):
-    out, errors = [None] * n, []
-
-    def one(i):
-        try:
-            out[i] = fn(i)
-        except BaseException as e:  # noqa: B902 - reported by the caller
-            errors.append(e)
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if errors:
-        raise errors[0]
-    return out
-
-
 def test_headers_come_at_once(work):
     """The status of a stream is known when the job is queued, not when its prompt is read."""
     with serving(work, script=[{"completion": "</think>x", "prefill_ms": 3000}]) as s:
