@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <microhttpd.h>
@@ -36,6 +37,7 @@ enum {
     BLOCK_BYTES = 16 << 10,
     DISCARD_BYTES = 1 << 20, /* bodies up to this are read before a refusal is sent */
     BODY_SECONDS = 600,      /* for a whole body, however it trickles */
+    CLOSE_SECONDS = 5,       /* at the end: for responses that are being sent */
 };
 
 union address {
@@ -63,6 +65,7 @@ struct http_server {
     pthread_t guard;
     bool guard_on, stop; /* stop: under lock */
     struct conn *conns;  /* under lock */
+    unsigned in_flight; /* under lock: requests from their headers to the end of the response */
 };
 
 struct reply_header {
@@ -397,6 +400,9 @@ static struct http_request *begin(struct http_server *s, struct MHD_Connection *
         mem_free(r);
         return NULL;
     }
+    pthread_mutex_lock(&s->lock);
+    s->in_flight++;
+    pthread_mutex_unlock(&s->lock);
     return r;
 }
 
@@ -483,6 +489,9 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **context,
     arena_fini(&r->arena);
     mem_free(r);
     *context = NULL;
+    pthread_mutex_lock(&s->lock);
+    s->in_flight--;
+    pthread_mutex_unlock(&s->lock);
 }
 
 static void on_log(void *user, const char *fmt, va_list ap)
@@ -624,12 +633,28 @@ void http_quiesce(struct http_server *s)
     }
 }
 
+/* The last bytes of answers that have just ended are still on their way. */
+static void wait_for_responses(struct http_server *s)
+{
+    double end = clock_now() + CLOSE_SECONDS;
+    bool busy = true;
+    while (busy && clock_now() < end) {
+        pthread_mutex_lock(&s->lock);
+        busy = s->in_flight > 0;
+        pthread_mutex_unlock(&s->lock);
+        if (busy) {
+            nanosleep(&(struct timespec){0, 5000000}, NULL);
+        }
+    }
+}
+
 void http_close(struct http_server *s)
 {
     if (!s) {
         return;
     }
     if (s->daemon) {
+        wait_for_responses(s);
         MHD_stop_daemon(s->daemon);
     }
     if (s->guard_on) {

@@ -34,7 +34,8 @@ int http_open(struct http_server **out, const struct http_config *cfg, fathom_er
 uint16_t http_port(const struct http_server *s);
 /* No new connections; running ones go on. */
 void http_quiesce(struct http_server *s);
-/* Ends all connections; handlers that block must have been told to end. NULL is fine. */
+/* Gives responses a few seconds to be sent, then ends all connections; handlers that block must
+ * have been told to end. NULL is fine. */
 void http_close(struct http_server *s);
 
 /* ---- a request ---- */

@@ -170,7 +170,7 @@ def test_paths_and_methods():
     assert server.get("/v1/models/" + "org%2Fname")[1]["object"] == "model"
     server.post("/chat/completions", chat())
     server.post("//v1/chat/completions/?x=1", chat())
-    for path in ("/v1/embeddings", "/v1/images/generations", "/v1", "/v1/chat", "/favicon.ico", "/../etc/passwd", "/%00x"):
+    for path in ("/v1/embeddings", "/v1/images/generations", "/v1", "/v1/chat", "/favicon.ico", "/../etc/passwd", "/%2e%2e/x"):
         status, _, data = server.request("POST", path, b"{}")
         assert status == 404 and json.loads(data)["error"]["type"] == "not_found", path
     status, _, data = server.request("POST", "/v1/messages/batches", b"{}")
@@ -179,6 +179,7 @@ def test_paths_and_methods():
                                 ("POST", "/health", "GET"), ("DELETE", "/v1/models", "GET")):
         status, h, _ = server.request(method, path, b"{}" if method != "GET" else None)
         assert status == 405 and allow in h["allow"], (method, path)
+    assert server.request("POST", "/%00x", b"{}")[0] == 405  # the path ends at a NUL
     status, p = server.get("/props")
     assert status == 200 and p["context_length"] == 65536 and "file" not in p and "/" not in json.dumps(p["model"])
 
