@@ -2,7 +2,12 @@
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 pkg_check_modules(LZMA REQUIRED IMPORTED_TARGET liblzma)
-pkg_check_modules(MICROHTTPD REQUIRED IMPORTED_TARGET libmicrohttpd)
+# libmicrohttpd's own pkg-config file wants the headers of GnuTLS, which nothing here uses.
+find_path(MICROHTTPD_INCLUDE microhttpd.h REQUIRED)
+find_library(MICROHTTPD_LIBRARY microhttpd REQUIRED)
+add_library(microhttpd INTERFACE)
+target_include_directories(microhttpd SYSTEM INTERFACE ${MICROHTTPD_INCLUDE})
+target_link_libraries(microhttpd INTERFACE ${MICROHTTPD_LIBRARY})
 if(APPLE)
   find_library(EDIT_LIBRARY edit REQUIRED) # part of the system
   set(FATHOM_EDIT_LIBS ${EDIT_LIBRARY})

@@ -113,8 +113,8 @@ def test_prefix_survives_a_cancel(work):
 
 def test_keepalives(work):
     """While a prompt is read every protocol sends what its clients count as a sign of life."""
-    script = [{"completion": "</think>done", "prefill_ms": 1200}]
-    with serving(work, "--keepalive", "0.2", "--chunk", "32", script=script) as s:
+    script = [{"completion": "</think>done", "prefill_ms": 800}]
+    with serving(work, "--keepalive", "0.12", "--chunk", "32", script=script) as s:
         words = "x " * 1000
         st = Stream(s, "/v1/chat/completions", chat("chat " + words))
         assert st.until(b"[DONE]").got.count(b": keepalive\n\n") >= 3
