@@ -87,10 +87,10 @@ static bool follow(struct exchange *x, double seconds, struct buf *out)
             e.logprob_n += ev[i++].logprob_n;
         }
         struct slice s = job_text(&x->reader, &e);
-        const struct job_logprob *l = x->reader.logprob + e.logprob_at;
-        writer_note(w, &e, s, e.logprob_n ? l : NULL);
+        const struct job_logprob *l = e.logprob_n ? x->reader.logprob + e.logprob_at : NULL;
+        writer_note(w, &e, s, l);
         if (out && e.kind != JOB_EV_END) {
-            w->ops->event(w, &e, s, e.logprob_n ? l : NULL, out);
+            w->ops->event(w, &e, s, l, out);
         }
     }
     w->msg.failed = w->msg.failed || x->reader.failed;

@@ -61,11 +61,14 @@ static void write_all(struct job *j, enum protocol proto, unsigned flags)
             w.ops->begin(&w, &out);
         }
         for (size_t i = 0; i < r.n; i++) {
-            const struct job_logprob *l = r.logprob + r.event[i].logprob_at;
+            size_t at = r.event[i].logprob_at;
+            const struct job_logprob *l = r.event[i].logprob_n ? r.logprob + at : NULL;
             writer_note(&w, &r.event[i], job_text(&r, &r.event[i]), l);
             if (!whole && r.event[i].kind != JOB_EV_END) {
                 w.ops->event(&w, &r.event[i], job_text(&r, &r.event[i]), l, &out);
-                w.ops->keepalive(&w, &out);
+                if (i < 16) { /* each holds the whole response in one protocol */
+                    w.ops->keepalive(&w, &out);
+                }
             }
         }
         assert(w.msg.ended && !w.msg.failed);
