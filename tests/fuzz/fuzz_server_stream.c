@@ -20,22 +20,29 @@ static const struct tokenizer *mini(void)
     return t;
 }
 
-/* Each data line is one JSON value. */
+/* Each data line is one JSON value: together they are an array, read at once for speed. */
 static void check_stream(const struct buf *b)
 {
     const char *p = buf_cstr(b), *end = p + b->n;
+    struct buf all = {0};
+    struct arena a = {0};
+    struct json v;
+    size_t n = 0;
     assert(b->n == 0 || utf8_valid(b->p, b->n));
+    buf_addc(&all, '[');
     while (p < end) {
         const char *line = memchr(p, '\n', (size_t)(end - p));
         assert(line);
         if (strncmp(p, "data: ", 6) == 0 && strncmp(p + 6, "[DONE]", 6) != 0) {
-            struct arena a = {0};
-            struct json v;
-            assert(json_read(&v, &a, p + 6, (size_t)(line - p) - 6, NULL) == 0);
-            arena_fini(&a);
+            buf_adds(&all, n++ ? "," : "");
+            buf_add(&all, p + 6, (size_t)(line - p) - 6);
         }
         p = line + 1;
     }
+    buf_addc(&all, ']');
+    assert(json_read(&v, &a, buf_cstr(&all), all.n, NULL) == 0 && v.n == n);
+    arena_fini(&a);
+    buf_free(&all);
 }
 
 static void write_all(struct job *j, enum protocol proto, unsigned flags)
