@@ -35,7 +35,7 @@ enum {
     HEADER_BYTES = 64 << 10,
     STACK_BYTES = 1 << 20, /* of address space; a few pages are touched */
     BLOCK_BYTES = 16 << 10,
-    DISCARD_BYTES = 1 << 20, /* bodies up to this are read before a refusal is sent */
+    DISCARD_BYTES = 1 << 20, /* bodies of a few times the limit and this are read in vain */
     BODY_SECONDS = 600,      /* for a whole body, however it trickles */
     CLOSE_SECONDS = 5,       /* at the end: for responses that are being sent */
 };
@@ -374,6 +374,11 @@ static bool expects_body(const struct http_request *r)
     return http_header(r, "Transfer-Encoding") || (n && strcmp(n, "0") != 0);
 }
 
+static uint64_t discard_bytes(const struct http_request *r)
+{
+    return 4 * (uint64_t)r->server->cfg.max_body_bytes + DISCARD_BYTES;
+}
+
 static bool too_large(const struct http_request *r)
 {
     const char *n = http_header(r, "Content-Length");
@@ -421,8 +426,15 @@ static enum MHD_Result finish(struct http_request *r)
     return r->replied ? MHD_YES : MHD_NO;
 }
 
-/* The headers are there. A body that will not be used is read only if it is small, or if the
- * peer does not wait for "100 Continue". */
+/* More than is read only to be thrown away. */
+static bool is_endless(const struct http_request *r)
+{
+    const char *n = http_header(r, "Content-Length");
+    return n && strtoull(n, NULL, 10) > discard_bytes(r);
+}
+
+/* The headers are there. The body of a refused request is read all the same (a peer that is still
+ * sending would not see the answer), unless it is huge or the peer waits for "100 Continue". */
 static enum MHD_Result headers_done(struct http_request *r)
 {
     struct http_server *s = r->server;
@@ -430,7 +442,7 @@ static enum MHD_Result headers_done(struct http_request *r)
     r->too_large = too_large(r);
     bool ok = s->cfg.accept(s->cfg.user, r);
     assert(ok != r->refused);
-    if (!ok && expects_body(r) && (r->too_large || http_header(r, "Expect"))) {
+    if (!ok && expects_body(r) && (is_endless(r) || http_header(r, "Expect"))) {
         r->through = true;
         send_reply(r, r->status, r->type, &r->reply);
         return r->replied ? MHD_YES : MHD_NO;
@@ -461,7 +473,7 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *mhd, const 
     if (r->refused || r->body.failed) {
         r->too_large = r->too_large || r->body.failed;
         r->discarded += *n_data;
-        if (r->discarded > 4 * (uint64_t)r->server->cfg.max_body_bytes + DISCARD_BYTES) {
+        if (r->discarded > discard_bytes(r)) {
             return MHD_NO;
         }
     }

@@ -83,6 +83,16 @@ static struct job *find_same(struct sched *s, const struct job_spec *spec)
     return NULL;
 }
 
+/* The queue's bound, not counting jobs that a free slot is waiting for. */
+static bool is_full(const struct sched *s)
+{
+    uint32_t busy = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        busy += s->running[i] != NULL;
+    }
+    return s->n_queued >= s->cfg.max_queue + (s->n_running - busy);
+}
+
 struct job *sched_submit(struct sched *s, struct job_spec *spec, enum submit *how)
 {
     struct job *j = NULL;
@@ -92,7 +102,7 @@ struct job *sched_submit(struct sched *s, struct job_spec *spec, enum submit *ho
     } else if ((j = find_same(s, spec)) != NULL) {
         *how = SUBMIT_JOINED;
         atomic_fetch_add(&s->cfg.metrics->joined, 1);
-    } else if (s->n_queued >= s->cfg.max_queue) {
+    } else if (is_full(s)) {
         *how = SUBMIT_FULL;
     } else {
         j = job_new(spec);
@@ -328,7 +338,6 @@ static void end_run(struct sched *s, struct run *r, enum finish finish, const ch
         }
     }
     pthread_mutex_unlock(&s->lock);
-    job_end(j, finish, r->decoder.stop_index, slice_of(why ? why : ""), &u, &r->decoder.output);
     uint32_t i = 0;
     while (s->run[i] != r) {
         i++;
@@ -336,6 +345,7 @@ static void end_run(struct sched *s, struct run *r, enum finish finish, const ch
     s->n_run--;
     memmove(&s->run[i], &s->run[i + 1], (s->n_run - i) * sizeof *s->run);
     atomic_store(&s->cfg.metrics->running, s->n_run);
+    job_end(j, finish, r->decoder.stop_index, slice_of(why ? why : ""), &u, &r->decoder.output);
     job_unref(j);
     run_free(r);
 }

@@ -57,9 +57,11 @@ def test_headers_come_at_once(work):
 
 def test_queue_is_bounded(work):
     with serving(work, "--parallel", "1", "--queue", "3", script=[{"completion": "</think>" + "word " * 600, **SLOW}]) as s:
-        streams = [Stream(s, "/v1/chat/completions", chat(f"{i}")) for i in range(4)]
-        s.wait_metric("requests_running", 1)
-        s.wait_metric("requests_queued", 3)
+        streams = []
+        for i in range(4):  # one after the other, so that their order is known
+            streams.append(Stream(s, "/v1/chat/completions", chat(f"{i}")))
+            s.wait_metric("requests_running", 1)
+            s.wait_metric("requests_queued", i)
         for path, kind in (("/v1/chat/completions", "rate_limit_exceeded"), ("/v1/messages", "rate_limit_error")):
             status, h, data = s.request("POST", path, chat("late"))
             assert status == 429 and int(h["retry-after"]) >= 1, data
