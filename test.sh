@@ -163,12 +163,12 @@ if build build-asan asan ""; then
     else
         run_ctest ctest-asan build/asan -L '^(unit|ops|fuzz)$' -E '^check_'
         FATHOM_TEST_SCRIPTS=16 run_ctest ctest-asan-reuse build/asan -R '^test_engine_(reuse|scripts)$'
-        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage)$'
+        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage|serve_(streams|rules|sched))$'
     fi
 fi
 
 title "thread sanitizer"
-tsan='^test_(base_team|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_(session|scripts))$'
+tsan='^test_(base_team|server_sched|backend_(linear|attn|moe)|kv_(pool|real|store)|text_load|engine_(session|scripts))$'
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'

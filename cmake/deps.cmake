@@ -9,6 +9,12 @@ if(NOT APPLE) # macOS has SHA in its system library
   set(FATHOM_HASH_LIBS PkgConfig::CRYPTO)
   set(FATHOM_PC_CRYPTO ", libcrypto") # for fathom.pc
 endif()
+# libmicrohttpd's own pkg-config file wants the headers of GnuTLS, which nothing here uses.
+find_path(MICROHTTPD_INCLUDE microhttpd.h REQUIRED)
+find_library(MICROHTTPD_LIBRARY microhttpd REQUIRED)
+add_library(microhttpd INTERFACE)
+target_include_directories(microhttpd SYSTEM INTERFACE ${MICROHTTPD_INCLUDE})
+target_link_libraries(microhttpd INTERFACE ${MICROHTTPD_LIBRARY})
 if(APPLE)
   find_library(EDIT_LIBRARY edit REQUIRED) # part of the system
   set(FATHOM_EDIT_LIBS ${EDIT_LIBRARY})

@@ -18,13 +18,14 @@ THIRD_PARTY = {
     "xxhash.h": {"base/hash.c"},
     "openssl/": {"base/hash.c"},
     "CommonCrypto/": {"base/hash.c"},
+    "microhttpd.h": {"server/http.c"},
     "cmocka.h": set(),
 }
 SYSTEM = set("""
 assert ctype dirent errno fcntl float inttypes limits locale math pthread sched signal stdalign stdarg
 stdatomic stdbool stddef stdint stdio stdlib string strings termios time unistd wchar wctype fenv poll
 sys/ioctl sys/mman sys/resource sys/stat sys/statvfs sys/sysctl sys/time sys/types sys/uio sys/wait sys/random
-sys/utsname sanitizer/asan_interface sys/param sys/mount sys/file mach/mach sys/sysinfo sys/syscall linux/futex sys/auxv asm/hwcap
+sys/utsname sanitizer/asan_interface sys/param sys/mount sys/file mach/mach sys/sysinfo sys/syscall sys/socket sys/un arpa/inet netinet/in linux/futex sys/auxv asm/hwcap
 immintrin x86intrin cpuid arm_neon xmmintrin emmintrin
 """.split())
 

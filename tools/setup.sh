@@ -72,17 +72,17 @@ setup_build() {
     case "$(uname -s)" in
     Darwin)
         xcode-select -p >/dev/null 2>&1 || die "the compiler is missing: run xcode-select --install"
-        brew_install cmake ninja pkgconf xz xxhash
+        brew_install cmake ninja pkgconf xz xxhash libmicrohttpd
         ;;
     *)
         if have apt-get; then
             missing="$(deb_missing_programs gcc:gcc cmake:cmake ninja:ninja-build pkg-config:pkg-config)"
-            missing="$missing$(deb_missing libc6-dev liblzma-dev libedit-dev libssl-dev libxxhash-dev)"
+            missing="$missing$(deb_missing libc6-dev liblzma-dev libedit-dev libssl-dev libxxhash-dev libmicrohttpd-dev)"
             # shellcheck disable=SC2086
             apt_install $missing
         else
             for missing in cc cmake ninja pkg-config; do
-                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of liblzma, libedit, libcrypto and xxHash"
+                have "$missing" || die "$missing is missing; needed: C compiler, cmake, ninja, pkg-config and the headers of liblzma, libedit, libcrypto, xxHash and libmicrohttpd"
             done
         fi
         ;;
@@ -149,8 +149,8 @@ setup_tests() {
 # arm64_libs DIR: unpacks the arm64 packages that the tests need into DIR. apt works on lists and a
 # package status of its own there, so the machine's packages stay as they are. Needs no root.
 arm64_libs() {
-    local dir=$1 apt deb link target
-    [ -e "$dir/.complete" ] && return 0
+    local dir=$1 apt more deb link target
+    [ -e "$dir/.complete-2" ] && return 0
     rm -rf "$dir"
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/debs" || return 1
     dir=$(cd "$dir" && pwd)
@@ -159,8 +159,13 @@ arm64_libs() {
         -o Dir::State::Lists="$dir/apt/lists" -o Dir::State::Status="$dir/apt/status"
         -o Dir::Cache="$dir/apt/cache")
     "${apt[@]}" update || return 1
+    # libmicrohttpd needs GnuTLS, whose libraries have other names in other releases.
+    more=$(apt-cache "${apt[@]:1}" depends --recurse --no-recommends --no-suggests --no-conflicts \
+        --no-breaks --no-replaces --no-enhances libmicrohttpd-dev | grep -E '^lib' |
+        grep -vE -- '-dev$|^lib(c|gcc|crypt|stdc)[0-9-]|:' | sort -u)
+    # shellcheck disable=SC2086
     (cd "$dir/apt/debs" && "${apt[@]}" download liblzma5 liblzma-dev libedit2 libedit-dev libbsd0 libmd0 \
-        libtinfo6 libssl3 libssl-dev libxxhash-dev libcmocka0 libcmocka-dev) || return 1
+        libtinfo6 libssl3 libssl-dev libxxhash-dev libcmocka0 libcmocka-dev libmicrohttpd-dev $more) || return 1
     for deb in "$dir"/apt/debs/*.deb; do
         dpkg-deb -x "$deb" "$dir" || return 1
     done
@@ -170,7 +175,7 @@ arm64_libs() {
         target=$(readlink "$link")
         case "$target" in /*) ln -sfn "$dir$target" "$link" ;; esac
     done
-    : >"$dir/.complete"
+    : >"$dir/.complete-2"
 }
 
 # setup_arm64: cross compiler, emulator and libraries for the preset arm64. Fails with a reason.

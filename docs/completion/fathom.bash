@@ -3,7 +3,7 @@ _fathom()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "run chat convert imatrix inspect plan explain tokens render parse logits bench selftest help" -- "$cur"))
+        COMPREPLY=($(compgen -W "run chat serve convert imatrix inspect plan explain tokens render parse logits bench kv selftest help" -- "$cur"))
         return
     fi
     case "$prev" in
@@ -21,8 +21,9 @@ _fathom()
     *) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     esac
     case "${COMP_WORDS[1]}" in
-    run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
-    chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
+    run) COMPREPLY=($(compgen -W "--model --prompt --file --system --tools --think --show-reasoning --raw --max-tokens --stop --temp --seed --top-k --top-p --min-p --release --ctx --kv-dir --kv-disk --kv-flush-seconds --backend --threads --chunk --sim --act --cpu-mask --debug --json --help" -- "$cur")) ;;
+    chat) COMPREPLY=($(compgen -W "--model --system --think --show-reasoning --max-tokens --temp --seed --top-k --top-p --min-p --release --ctx --kv-dir --kv-disk --kv-flush-seconds --new --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
+    serve) COMPREPLY=($(compgen -W "--model --think --max-tokens --temp --release --host --port --socket --api-key --api-key-file --insecure-no-auth --allowed-hosts --cors-origin --parallel --queue --connections --body-limit --reasoning-limit --keepalive --header-timeout --idle-timeout --stall --alias --strict-model --image-placeholder --special-tokens --metrics --trace --script --quiet --ctx --kv-dir --kv-disk --kv-flush-seconds --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
     convert) COMPREPLY=($(compgen -W "--output --recipe --tensor --dense --no-mtp --imatrix --imatrix-strict --shrink --dry-run --threads --help" -- "$cur")) ;;
     imatrix) COMPREPLY=($(compgen -W "--model --file --raw --release --output --merge --window --skip-prompts --limit-prompts --limit-tokens --save-minutes --ctx --backend --threads --chunk --sim --act --cpu-mask --debug --help" -- "$cur")) ;;
     inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;

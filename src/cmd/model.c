@@ -117,7 +117,7 @@ void model_engine_options(fathom_engine_options *e, const struct cli *o,
         .debug = o->debug,
         .progress = progress_report,
         .progress_user = progress,
-        .kv_no_share = (o->cmd->bit & CMD_ANSWER) == 0,
+        .kv_no_share = (o->cmd->bit & (CMD_ANSWER | CMD_SERVE)) == 0,
         .kv_disk_bytes = o->kv_disk,
         .kv_flush_seconds = o->kv_flush > 0 ? o->kv_flush : -1,
     };
@@ -126,12 +126,12 @@ void model_engine_options(fathom_engine_options *e, const struct cli *o,
 bool model_kv_dir(struct buf *dir, const struct cli *o)
 {
     bool none = o->kv_dir && strcmp(o->kv_dir, "none") == 0;
-    if (none || (o->cmd->bit & CMD_ANSWER) == 0) {
+    if (none || (o->cmd->bit & (CMD_ANSWER | CMD_SERVE)) == 0) {
         return false;
     }
     if (o->kv_dir) {
         buf_adds(dir, o->kv_dir);
-    } else if (o->cmd->bit == CMD_CHAT) {
+    } else if (o->cmd->bit != CMD_RUN) {
         cache_path(dir, "kv");
     }
     return dir->n > 0;

@@ -55,6 +55,13 @@ struct cli {
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;
     bool merge;
+    /* serve */
+    const char *host, *socket, *api_key_file, *allowed_hosts, *cors_origin, *alias, *trace,
+        *script;
+    struct cli_list api_keys;
+    uint32_t port, parallel, queue, connections, body_mb, reasoning_limit;
+    double keepalive, header_seconds, idle_seconds, stall;
+    bool insecure_no_auth, metrics, strict_model, image_placeholder, special_tokens, quiet;
     bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
         dry_run, help;
 };
@@ -91,7 +98,7 @@ enum {
     CMD_EVAL = 32768,
     CMD_SERVE = 65536,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX | CMD_SERVE,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
     CMD_ALL = 131071
 };
