@@ -417,7 +417,7 @@ int bench_kernels(const struct cli *o)
     k->bytes = bench_stream_bytes();
     int rc = read_formats(k, &err);
     if (rc == 0) {
-        k->weights = mem_alloc_aligned(4096, k->bytes);
+        k->weights = mem_alloc_huge(k->bytes);
         rc = k->weights ? 0 : err_nomem(&err, "weights", k->bytes);
     }
     if (rc == 0) {
