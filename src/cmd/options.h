@@ -55,7 +55,7 @@ struct cli {
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;
     bool merge;
-    bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
+    bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands, pin,
         dry_run, help;
 };
 

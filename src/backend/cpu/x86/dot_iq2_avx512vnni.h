@@ -12,6 +12,8 @@
 #ifndef CPU_DOT_IQ2_AVX512VNNI_H
 #define CPU_DOT_IQ2_AVX512VNNI_H
 
+#include <pthread.h>
+
 #include "backend/cpu/x86/dot_avx512vnni.h"
 #include "quant/tables.h"
 
@@ -20,9 +22,12 @@ struct iq2_tables {
     __m512i signs[2], level;
 };
 
+static struct iq2_tables iq2_tables;
+
 /* Levels 8, 25, 43 are 0, 1, 2 in their upper nibbles. */
-static void iq2_tables_make(struct iq2_tables *t)
+static void iq2_tables_make(void)
 {
+    struct iq2_tables *t = &iq2_tables;
     uint8_t plane[2][256];
     for (size_t i = 0; i < 256; i += 8) {
         __m512i v = load64(quant_grid_iq2_xxs[i]);
@@ -43,6 +48,14 @@ static void iq2_tables_make(struct iq2_tables *t)
     t->level = _mm512_set1_epi64((
         long long)((uint64_t)(128 - 43) << 48 | (uint64_t)(128 - 25) << 40 |
                    (uint64_t)(128 - 8) << 32 | (128 + 43) << 16 | (128 + 25) << 8 | (128 + 8)));
+}
+
+/* Made once, by the first caller. */
+static const struct iq2_tables *iq2_tables_get(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, iq2_tables_make);
+    return &iq2_tables;
 }
 
 /* Groups 2l and 2l + 1 of both blocks of 256 meet in 128-bit lane l. */
@@ -142,9 +155,7 @@ static void rows_iq2_xxs(const void *w, size_t row_bytes, uint32_t n_row,
                                       .sums = sums_iq2_xxs,
                                       .order = order_iq2_xxs,
                                       .lanes = &lanes_iq2};
-    struct iq2_tables t;
-    iq2_tables_make(&t);
-    dot_rows(&f, &t, w, row_bytes, n_row, x, n_tok, n, out, out_ld);
+    dot_rows(&f, iq2_tables_get(), w, row_bytes, n_row, x, n_tok, n, out, out_ld);
 }
 
 #endif
