@@ -23,7 +23,6 @@
 
 /* ---- buffers ---- */
 
-
 int host_buf_alloc(struct device *dev, struct buffer **out, uint64_t bytes, enum buf_use use,
                    fathom_err *err)
 {
