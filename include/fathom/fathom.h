@@ -93,7 +93,8 @@ typedef struct fathom_engine_options {
     bool sim_off;         /* F32 rows without the FP8/FP4 simulations (tests) */
     bool act_f32;         /* F32 activations everywhere (oracle runs) */
     uint32_t cpu_mask;    /* CPU tiers that may be used; 0 = all */
-    const char *debug;    /* developer switches, comma separated */
+    bool pin; /* each CPU worker stays on one core (Linux; for a machine of one's own) */
+    const char *debug; /* developer switches, comma separated */
     fathom_progress_fn progress;
     void *progress_user;
     /* KV state beyond one session. In RAM, what sessions computed stays until its memory is

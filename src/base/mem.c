@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ARENA_ASAN 1
@@ -83,6 +84,31 @@ void *mem_alloc_aligned(size_t align, size_t bytes)
     void *p = NULL;
     note();
     return posix_memalign(&p, align, bytes ? bytes : 1) == 0 ? p : NULL;
+}
+
+enum { HUGE_PAGE = 2 << 20 };
+
+void *mem_alloc_huge(size_t bytes)
+{
+    void *p = mem_alloc_aligned(bytes >= HUGE_PAGE ? HUGE_PAGE : 4096, bytes);
+    if (p) {
+        mem_want_huge(p, bytes);
+    }
+    return p;
+}
+
+void mem_want_huge(void *p, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    uintptr_t first = align_up((uintptr_t)p, HUGE_PAGE);
+    uintptr_t end = ((uintptr_t)p + bytes) / HUGE_PAGE * HUGE_PAGE;
+    if (first < end) {
+        (void)madvise((void *)first, end - first, MADV_HUGEPAGE); /* a wish */
+    }
+#else
+    (void)p;
+    (void)bytes;
+#endif
 }
 
 struct arena_block {

@@ -20,6 +20,14 @@ char *mem_strdup(const char *s);
 /* Aligned to `align` (a power of two, >= sizeof(void *)), not zeroed; release with mem_free. */
 void *mem_alloc_aligned(size_t align, size_t bytes);
 
+/* For large blocks that are read through: begins at a huge page (2 MiB) and asks the system for
+ * such pages, which saves most of the page walks of a stream; where there are none it is an
+ * ordinary block. Not zeroed; release with mem_free. */
+void *mem_alloc_huge(size_t bytes);
+/* The same wish for memory that is mapped already: whole huge pages within [p, p + bytes). A wish:
+ * nothing is reported if the system has none. */
+void mem_want_huge(void *p, size_t bytes);
+
 /* Between guard_begin and guard_end every mem_* allocation of this thread is counted as a bug;
  * guard_end returns how many there were. Used around submit/wait by tests and debug builds. */
 void mem_guard_begin(void);

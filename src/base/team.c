@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #ifdef __APPLE__
@@ -23,7 +24,7 @@
 
 #include "base/mem.h"
 
-enum { SPIN_TURNS = 4000, SPIN_TURNS_CROWDED = 20, CACHE_LINE = 64 };
+enum { SPIN_TURNS = 4000, SPIN_TURNS_CROWDED = 20, CACHE_LINE = 64, NODES_MAX = 64 };
 
 struct worker {
     struct team *team;
@@ -120,46 +121,6 @@ void team_run(struct team *t, void (*fn)(void *ctx, uint32_t rank), void *ctx)
     team_barrier(t);
 }
 
-#ifdef __linux__
-/* The r-th processor of the set, counted round and round. */
-static int cpu_nth(const cpu_set_t *set, uint32_t r)
-{
-    int n = CPU_COUNT(set), want = n ? (int)(r % (uint32_t)n) : 0;
-    for (int c = 0; c < CPU_SETSIZE; c++) {
-        if (CPU_ISSET(c, set) && want-- == 0) {
-            return c;
-        }
-    }
-    return -1;
-}
-
-static void pin_thread(struct team *t, pthread_t thread, uint32_t rank)
-{
-    int c = cpu_nth(&t->former, rank);
-    if (c >= 0) {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(c, &one);
-        pthread_setaffinity_np(thread, sizeof one, &one); /* best effort */
-    }
-}
-#endif
-
-static void pin_team(struct team *t)
-{
-#ifdef __linux__
-    if (pthread_getaffinity_np(t->owner, sizeof t->former, &t->former) == 0) {
-        t->pinned = true;
-        pin_thread(t, t->owner, 0);
-        for (uint32_t r = 1; r < t->size; r++) {
-            pin_thread(t, t->workers[r].thread, r);
-        }
-    }
-#else
-    (void)t;
-#endif
-}
-
 static uint32_t cpus_allowed(void)
 {
 #ifdef __linux__
@@ -190,6 +151,94 @@ static bool cpu_leads_core(int c)
     return first == c;
 }
 #endif
+
+#ifdef __linux__
+/* Marks the processors of a list such as "0-31,64-95" as belonging to a node. */
+static void mark_node(const char *list, int node, int16_t of[CPU_SETSIZE])
+{
+    for (const char *p = list; *p >= '0' && *p <= '9';) {
+        char *end;
+        long first = strtol(p, &end, 10), last = first;
+        if (*end == '-') {
+            last = strtol(end + 1, &end, 10);
+        }
+        for (long c = first; c >= 0 && c <= last && c < CPU_SETSIZE; c++) {
+            of[c] = (int16_t)node;
+        }
+        p = *end == ',' ? end + 1 : end;
+    }
+}
+
+/* The memory node of each processor; 0 where the system does not say. */
+static void read_nodes(int16_t of[CPU_SETSIZE])
+{
+    memset(of, 0, CPU_SETSIZE * sizeof *of);
+    for (int node = 0; node < NODES_MAX; node++) {
+        char path[64], list[1024];
+        snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", node);
+        FILE *f = fopen(path, "r");
+        if (f) {
+            if (fgets(list, sizeof list, f)) {
+                mark_node(list, node, of);
+            }
+            fclose(f);
+        }
+    }
+}
+
+uint32_t team_pin_order(int *cpu, uint32_t max)
+{
+    cpu_set_t set;
+    int16_t node[CPU_SETSIZE];
+    uint32_t n = 0;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        return 0;
+    }
+    read_nodes(node);
+    for (int sibling = 0; sibling < 2; sibling++) {
+        for (int at = 0; at < NODES_MAX; at++) {
+            for (int c = 0; c < CPU_SETSIZE && n < max; c++) {
+                if (CPU_ISSET(c, &set) && node[c] == at && cpu_leads_core(c) == !sibling) {
+                    cpu[n++] = c;
+                }
+            }
+        }
+    }
+    return n;
+}
+
+static void pin_thread(pthread_t thread, int c)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(c, &one);
+    pthread_setaffinity_np(thread, sizeof one, &one); /* best effort */
+}
+#else
+uint32_t team_pin_order(int *cpu, uint32_t max)
+{
+    (void)cpu;
+    (void)max;
+    return 0;
+}
+#endif
+
+static void pin_team(struct team *t)
+{
+#ifdef __linux__
+    int cpu[CPU_SETSIZE];
+    uint32_t n = team_pin_order(cpu, CPU_SETSIZE);
+    if (n > 0 && pthread_getaffinity_np(t->owner, sizeof t->former, &t->former) == 0) {
+        t->pinned = true;
+        pin_thread(t->owner, cpu[0]);
+        for (uint32_t r = 1; r < t->size; r++) {
+            pin_thread(t->workers[r].thread, cpu[r % n]);
+        }
+    }
+#else
+    (void)t;
+#endif
+}
 
 uint32_t team_cores(void)
 {

@@ -15,8 +15,9 @@
 
 struct team;
 
-/* n workers (0 = team_cores()), at most TEAM_MAX. pin: worker r stays on the r-th processor
- * this process may use (Linux only, ignored elsewhere); the calling thread is worker 0 and gets
+/* n workers (0 = team_cores()), at most TEAM_MAX. pin: worker r stays on the r-th processor of
+ * team_pin_order (Linux only, ignored elsewhere), so that neighbours in rank, which get
+ * neighbouring rows, share a memory node; the calling thread is worker 0 and gets
  * its former processors back in team_free. */
 enum { TEAM_MAX = 512 };
 int team_create(struct team **out, uint32_t n, bool pin, fathom_err *err);
@@ -30,6 +31,10 @@ void team_run(struct team *t, void (*fn)(void *ctx, uint32_t rank), void *ctx);
 /* Inside fn: returns when all workers of the team have called it. Writes before it are visible
  * after it to all. */
 void team_barrier(struct team *t);
+
+/* The processors this process may use, one hardware thread of every core first, each part in the
+ * order of memory nodes. Returns how many, at most max; 0 if the system does not say. */
+uint32_t team_pin_order(int *cpu, uint32_t max);
 
 /* Physical cores this process may use, at least 1. */
 uint32_t team_cores(void);

@@ -16,8 +16,9 @@
 
 /* A team that reads a block of memory larger than all caches. */
 struct bench_reader {
-    struct team *team; /* owned */
-    unsigned char *p;  /* borrowed, 64-byte aligned */
+    struct team *team;  /* owned */
+    unsigned char *p;   /* 64-byte aligned */
+    unsigned char *own; /* p, if the reader has allocated it */
     size_t bytes;
     struct cpu_peak peak;
     uint32_t streams;
@@ -26,15 +27,15 @@ struct bench_reader {
 /* Bytes of a working set that streams from memory: several times the last-level cache. */
 size_t bench_stream_bytes(void);
 const char *bench_cpu_name(void); /* as the system reports it; static buffer */
+/* Over a borrowed block, or over one of its own of bench_stream_bytes. */
 int bench_reader_open(struct bench_reader *r, const void *p, size_t bytes, uint32_t threads,
                       fathom_err *err);
+int bench_reader_new(struct bench_reader *r, uint32_t threads, fathom_err *err);
 void bench_reader_close(struct bench_reader *r);
 /* One pass over the block; GB/s. Each worker reads its part as this many streams in turn: 1 is
  * the plain read loop, several keep more of the memory's prefetchers busy. */
 enum { BENCH_PLAIN = 1, BENCH_STREAMS = 4 };
 double bench_read_pass(struct bench_reader *r, uint32_t streams);
-/* Best read (of either kind, over a block of its own) and best integer rate. */
-int bench_limits(double *read_gbs, double *int8_gops, uint32_t threads, fathom_err *err);
 /* Best rates of the register-only loops on all workers, in 1e9 operations per second. */
 void bench_peaks(struct bench_reader *r, double *int8_gops, double *f32_gflops);
 
@@ -59,14 +60,16 @@ struct bench_row {
     double prefill_tps, gen_tps, gen_best_tps;
     uint64_t kv_bytes;   /* pages and state slot in use */
     uint64_t read_bytes; /* per decoded token: weights and cache rows */
-    double read_gbs;     /* what the machine reads, measured right after the row */
-    double share;        /* of that */
+    double read_gbs;     /* what the machine reads, mean of passes between the steps */
+    double best_gbs;     /* best pass */
+    double share;        /* of read_gbs */
     bool filled;         /* the cache holds random rows: decode at depth without its prefill */
     struct bench_kind kind[BENCH_KINDS];
     uint32_t n_kind;
     double head_decode_seconds, head_prefill_seconds; /* embedding and head */
     uint64_t head_read_bytes;
     double op_seconds[OP_KIND_COUNT];        /* of a decode step */
+    uint64_t op_bytes[OP_KIND_COUNT];        /* that it reads */
     double prompt_op_seconds[OP_KIND_COUNT]; /* per prompt token */
     double product_seconds; /* per prompt token, in ops that multiply by weights */
     /* Extrapolated to all layers; 0: not possible. */
@@ -91,6 +94,8 @@ int bench_model(struct cli *o);
  * of experts the ones used, of tables one row, and the cache rows it attends to. layer -1:
  * embedding and head. */
 uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos);
+/* The same by kind of op. */
+void bench_op_bytes(const struct program *p, uint32_t pos, uint64_t bytes[OP_KIND_COUNT]);
 /* Multiplications and additions by the layers' matrices for one token, as counted for experts
  * above. */
 double bench_product_flop(const struct program *p);

@@ -51,25 +51,35 @@ static uint64_t row_bytes(const struct op *op, uint32_t pos)
     return 0;
 }
 
+static uint64_t op_bytes(const struct program *p, const struct op *op, uint32_t pos)
+{
+    size_t n;
+    const struct op_field *f = op_fields(op->kind, &n);
+    uint64_t sum = row_bytes(op, pos);
+    for (size_t k = 0; k < n; k++) {
+        const void *at = (const char *)op + f[k].offset;
+        sum += f[k].type == FIELD_MAT   ? mat_bytes(p, op, at)
+               : f[k].type == FIELD_VEC ? vec_bytes(p, op, at)
+                                        : 0;
+    }
+    return sum;
+}
+
 uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        const struct op *op = &p->ops[i];
-        if (op->layer != layer) {
-            continue;
-        }
-        size_t n;
-        const struct op_field *f = op_fields(op->kind, &n);
-        for (size_t k = 0; k < n; k++) {
-            const void *at = (const char *)op + f[k].offset;
-            sum += f[k].type == FIELD_MAT   ? mat_bytes(p, op, at)
-                   : f[k].type == FIELD_VEC ? vec_bytes(p, op, at)
-                                            : 0;
-        }
-        sum += row_bytes(op, pos);
+        sum += p->ops[i].layer == layer ? op_bytes(p, &p->ops[i], pos) : 0;
     }
     return sum;
+}
+
+void bench_op_bytes(const struct program *p, uint32_t pos, uint64_t bytes[OP_KIND_COUNT])
+{
+    memset(bytes, 0, OP_KIND_COUNT * sizeof *bytes);
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        bytes[p->ops[i].kind] += op_bytes(p, &p->ops[i], pos);
+    }
 }
 
 double bench_product_flop(const struct program *p)

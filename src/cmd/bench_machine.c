@@ -5,7 +5,6 @@
 #include "cmd/bench.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -13,24 +12,38 @@
 #include <sys/sysctl.h>
 #endif
 
-enum {
-    READ_PASSES = 8,
-    PEAK_PASSES = 8,
-    STREAM_MIN_MIB = 256,
-    STREAM_L3_TIMES = 8,
-    READ_PIECE = 512
-};
+enum { PEAK_PASSES = 8, STREAM_MIN_MIB = 256, STREAM_CACHE_TIMES = 4 };
 
-size_t bench_stream_bytes(void)
+/* The largest cache that the system reports, in bytes; 0 if it reports none. */
+static size_t largest_cache(void)
 {
-    size_t bytes = (size_t)STREAM_MIN_MIB << 20;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-    long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (l3 > 0 && l3 < 4L << 30) {
-        bytes = MAX(bytes, (size_t)l3 * STREAM_L3_TIMES);
+    size_t bytes = 0;
+#ifdef __APPLE__
+    int64_t v = 0;
+    size_t n = sizeof v;
+    if (sysctlbyname("hw.perflevel0.l2cachesize", &v, &n, NULL, 0) == 0 && v > 0) {
+        bytes = (size_t)v;
+    }
+#else
+    for (int i = 0; i < 8; i++) {
+        char path[80];
+        size_t kib = 0;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", i);
+        FILE *f = fopen(path, "r");
+        if (f && fscanf(f, "%zuK", &kib) == 1) {
+            bytes = MAX(bytes, MIN(kib, (size_t)4 << 20) << 10);
+        }
+        if (f) {
+            fclose(f);
+        }
     }
 #endif
     return bytes;
+}
+
+size_t bench_stream_bytes(void)
+{
+    return MAX((size_t)STREAM_MIN_MIB << 20, largest_cache() * STREAM_CACHE_TIMES);
 }
 
 const char *bench_cpu_name(void)
@@ -65,7 +78,9 @@ int bench_reader_open(struct bench_reader *r, const void *p, size_t bytes, uint3
 void bench_reader_close(struct bench_reader *r)
 {
     team_free(r->team);
+    mem_free(r->own);
     r->team = NULL;
+    r->own = NULL;
 }
 
 /* Bytes that each worker reads. */
@@ -90,27 +105,19 @@ double bench_read_pass(struct bench_reader *r, uint32_t streams)
     return (double)(share_bytes(r) * team_size(r->team)) / (clock_now() - t0) / 1e9;
 }
 
-int bench_limits(double *read_gbs, double *int8_gops, uint32_t threads, fathom_err *err)
+int bench_reader_new(struct bench_reader *r, uint32_t threads, fathom_err *err)
 {
     size_t bytes = bench_stream_bytes();
-    unsigned char *p = mem_alloc_aligned(4096, bytes);
+    unsigned char *p = mem_alloc_huge(bytes);
     if (!p) {
         return err_nomem(err, "read test", bytes);
     }
     memset(p, 1, bytes);
-    struct bench_reader r;
-    int rc = bench_reader_open(&r, p, bytes, threads, err);
-    double f32_gflops;
-    *read_gbs = *int8_gops = 0;
-    for (int i = 0; i < READ_PASSES && rc == 0; i++) {
-        double gbs = bench_read_pass(&r, i % 2 ? BENCH_STREAMS : BENCH_PLAIN);
-        *read_gbs = MAX(*read_gbs, gbs);
+    int rc = bench_reader_open(r, p, bytes, threads, err);
+    r->own = p;
+    if (rc != 0) {
+        bench_reader_close(r);
     }
-    if (rc == 0) {
-        bench_peaks(&r, int8_gops, &f32_gflops);
-    }
-    bench_reader_close(&r);
-    mem_free(p);
     return rc;
 }
 

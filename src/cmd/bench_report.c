@@ -70,16 +70,16 @@ static void text_kinds(struct buf *b, const struct bench_result *r)
     buf_addc(b, '\n');
 }
 
-/* seconds: of each op. */
+/* seconds, bytes (NULL: unknown): of each op. */
 static void text_ops(struct buf *b, const char *what, const struct bench_row *row,
-                     const double seconds[OP_KIND_COUNT])
+                     const double seconds[OP_KIND_COUNT], const uint64_t *bytes)
 {
     bool done[OP_KIND_COUNT] = {false};
     double total = 0;
     for (int i = 0; i < OP_KIND_COUNT; i++) {
         total += seconds[i];
     }
-    buf_addf(b, "\nshare of %s at %u:", what, row->ctx);
+    buf_addf(b, "\nops of %s at %u: ms, share%s\n", what, row->ctx, bytes ? ", GB/s" : "");
     for (int n = 0; n < OP_KIND_COUNT; n++) { /* largest first */
         int best = -1;
         for (int i = 0; i < OP_KIND_COUNT; i++) {
@@ -88,12 +88,16 @@ static void text_ops(struct buf *b, const char *what, const struct bench_row *ro
             }
         }
         done[best] = true;
-        if (seconds[best] >= 0.01 * total && total > 0) {
-            buf_addf(b, "%s %s %.0f%%", n ? "," : "", op_name((enum op_kind)best),
-                     100 * seconds[best] / total);
+        double s = seconds[best];
+        if (s >= 0.005 * total && total > 0) {
+            buf_addf(b, "  %-20s %12.3f %5.1f%%", op_name((enum op_kind)best), s * 1e3,
+                     100 * s / total);
+            if (bytes) {
+                buf_addf(b, " %6.1f", (double)bytes[best] / s / 1e9);
+            }
+            buf_addc(b, '\n');
         }
     }
-    buf_addc(b, '\n');
 }
 
 static void text_products(struct buf *b, const struct bench_result *r)
@@ -118,9 +122,10 @@ static void text_extrapolated(struct buf *b, const struct bench_result *r)
             double limit = row->read_gbs * 1e9 / (double)row->full_read_bytes;
             buf_addf(b,
                      "%9u  prefill %.3f tok/s, decode %.3f tok/s (%.1f MB/token: reads allow "
-                     "%.2f)\n",
+                     "%.2f, so %.1f%%)\n",
                      row->ctx, row->full_prefill_tps, row->full_gen_tps,
-                     (double)row->full_read_bytes / 1e6, limit);
+                     (double)row->full_read_bytes / 1e6, limit,
+                     100 * row->full_gen_tps / limit);
         } else {
             buf_addf(b, "%9u  not possible: a kind of layer is missing in the cut\n", row->ctx);
         }
@@ -139,8 +144,8 @@ static void text_end(struct buf *b, const struct bench_result *r)
     }
     text_kinds(b, r);
     const struct bench_row *last = &r->row[r->n_row - 1];
-    text_ops(b, "a decode step", last, last->op_seconds);
-    text_ops(b, "the prompt", last, last->prompt_op_seconds);
+    text_ops(b, "a decode step", last, last->op_seconds, last->op_bytes);
+    text_ops(b, "the prompt", last, last->prompt_op_seconds, NULL);
     text_products(b, r);
     if (r->cut_of && r->n_layer < r->n_full_layer) {
         text_extrapolated(b, r);
@@ -199,6 +204,11 @@ static void json_row(struct buf *b, const struct bench_result *r, const struct b
         json_num(b, op_name((enum op_kind)i), row->prompt_op_seconds[i] * 1e3);
     }
     b->n--;
+    buf_adds(b, "},\"op_bytes\":{");
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        buf_addf(b, "%s\"%s\":%llu", i ? "," : "", op_name((enum op_kind)i),
+                 (unsigned long long)row->op_bytes[i]);
+    }
     buf_adds(b, "}}");
 }
 

@@ -62,7 +62,7 @@ struct cli {
     uint32_t port, parallel, queue, connections, body_mb, reasoning_limit;
     double keepalive, header_seconds, idle_seconds, stall;
     bool insecure_no_auth, metrics, strict_model, image_placeholder, special_tokens, quiet;
-    bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
+    bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands, pin,
         dry_run, help;
 };
 

@@ -288,6 +288,8 @@ const struct option_def cli_options[] = {
      "activations: a8 (default) or f32, for tests"},
     {"cpu-mask", 0, OPTION_U32, AT(cpu_mask), CMD_ENGINE | CMD_SELFTEST, "BITS", NULL, 0, 0,
      "instruction-set tiers the CPU backend may use; default: all"},
+    {"pin", 0, OPTION_FLAG, AT(pin), CMD_ENGINE, NULL, NULL, 0, 0,
+     "CPU workers stay on one core each (Linux), for a machine of their own"},
     {"debug", 0, OPTION_STR, AT(debug), CMD_ENGINE | CMD_SELFTEST, "LIST", NULL, 0, 0,
      "developer switches, comma separated"},
     {"jsonl", 0, OPTION_FLAG, AT(jsonl), CMD_PARTS, NULL, NULL, 0, 0,

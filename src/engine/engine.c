@@ -81,7 +81,7 @@ static int open_backend(fathom_engine *e, const fathom_engine_options *o, fathom
         rc = err_set(err, FATHOM_EUNSUPPORTED, "backend %s: no usable device", e->be->name);
     }
     struct backend_config cfg = {
-        .n_threads = o->n_threads, .cpu_mask = o->cpu_mask, .debug = o->debug};
+        .n_threads = o->n_threads, .pin = o->pin, .cpu_mask = o->cpu_mask, .debug = o->debug};
     rc = rc ? rc : e->be->open(&e->dev, &cfg, err);
     if (rc != 0) {
         e->dev = NULL;

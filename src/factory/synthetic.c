@@ -21,7 +21,7 @@
 #include "gguf/gguf.h"
 #include "quant/formats.h"
 
-enum { SLICE_BYTES = 64 << 20, IMAGE_ALIGN = 4096 };
+enum { SLICE_BYTES = 64 << 20 };
 
 /* A model about to be made. */
 struct making {
@@ -312,7 +312,7 @@ int synthetic_make(struct synthetic *out, const struct synthetic_options *opt, f
         rc = check_limit(&m, "memory", opt->limit_bytes, err);
     }
     if (rc == 0) {
-        to.image = mem_alloc_aligned(IMAGE_ALIGN, (size_t)m.total);
+        to.image = mem_alloc_huge((size_t)m.total);
         rc = to.image ? 0 : err_nomem(err, "synthetic model", (size_t)m.total);
     }
     if (rc == 0) {

@@ -384,7 +384,7 @@ static inline void golden_close(struct golden *m)
 
 /* ---- running it ---- */
 
-enum { GOLDEN_CTX = 512, GOLDEN_SLOTS = 4, GOLDEN_SEQS = 4, GOLDEN_PAGE_TOKENS = 128 };
+enum { GOLDEN_CTX = 512, GOLDEN_SLOTS = 8, GOLDEN_SEQS = 8, GOLDEN_PAGE_TOKENS = 128 };
 
 /* One program on one backend with its own KV pool: sequence i uses state slot i and pages
  * [i * n_page, (i + 1) * n_page) unless a step says otherwise. */

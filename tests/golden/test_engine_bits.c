@@ -1,6 +1,7 @@
 /* test_engine_bits.c - the bits of arithmetic class cpu/1 are pinned: a hash over the logits of
  * the golden tiny model (docs/model.md 17) in its forms, equal for every tier of every processor
- * architecture. A change of these numbers is a change of the class's name (backend/cpu/cpu.c).
+ * architecture, and there for 1, 2, 3 and 7 threads, steps of 1, 7, 128 and all tokens and 1 to 8
+ * sequences. A change of these numbers is a change of the class's name (backend/cpu/cpu.c).
  * What could differ between machines is the C library alone: sin, cos, log1p and exp in double
  * precision, rounded to float or used for routing, where a last-bit difference shows in one of
  * 2^29 values. */
@@ -74,8 +75,76 @@ static void test_bits(void **state)
     }
 }
 
+/* ---- what must not matter, in every tier ---- */
+
+static const struct way {
+    uint32_t threads, chunk;
+} WAYS[] = {{1, 1}, {2, 7}, {3, 128}, {7, N}};
+
+static void run_ways(const struct golden *m, const struct form *f, uint32_t mask)
+{
+    static float logits[N][GOLDEN_V];
+    for (size_t i = 0; i < ARRAY_LEN(WAYS); i++) {
+        struct golden_run r;
+        struct golden_run_options o = {
+            .sim = f->sim, .t_max = N, .n_threads = WAYS[i].threads, .cpu_mask = mask};
+        golden_run_open(&r, &backend_cpu, m, &o);
+        golden_feed(&r, 0, 0, N, WAYS[i].chunk, logits[0]);
+        golden_run_close(&r);
+        if (hash_floats(logits[0], (size_t)N * GOLDEN_V) != f->hash) {
+            fail_msg("%s, tiers %#x: %u threads and steps of %u tokens give other bits",
+                     f->name, (unsigned)mask, WAYS[i].threads, WAYS[i].chunk);
+        }
+    }
+}
+
+/* Steps of 1 to 8 sequences, a token each: sequence i joins in step i. */
+static void run_sequences(const struct golden *m, const struct form *f, uint32_t mask)
+{
+    enum { STEPS = 16 };
+    static float alone[STEPS][GOLDEN_V], got[GOLDEN_SEQS][GOLDEN_V];
+    struct golden_run r;
+    struct golden_run_options o = {
+        .sim = f->sim, .t_max = GOLDEN_SEQS, .n_threads = 2, .cpu_mask = mask};
+    golden_run_open(&r, &backend_cpu, m, &o);
+    golden_feed(&r, 0, 0, STEPS, 1, alone[0]);
+    for (uint32_t t = 0; t < STEPS; t++) {
+        struct golden_part part[GOLDEN_SEQS];
+        uint32_t n = MIN(t + 1, (uint32_t)GOLDEN_SEQS);
+        for (uint32_t i = 0; i < n; i++) {
+            part[i] = (struct golden_part){.state = i, .pages_of = i, .n0 = t - i, .n_tok = 1};
+        }
+        golden_step(&r, part, n, got[0]);
+        for (uint32_t i = 0; i < n; i++) {
+            if (memcmp(got[i], alone[t - i], sizeof got[i]) != 0) {
+                fail_msg("%s, tiers %#x: position %u differs among %u sequences", f->name,
+                         (unsigned)mask, t - i, n);
+            }
+        }
+    }
+    golden_run_close(&r);
+}
+
+static void test_ways(void **state)
+{
+    (void)state;
+    uint32_t have = kern_available();
+    for (size_t f = 1; f < ARRAY_LEN(FORMS); f++) {
+        struct golden m;
+        golden_open(&m, FORMS[f].type);
+        for (uint32_t bit = 1; bit && bit <= have; bit <<= 1) {
+            if (have & bit) {
+                run_ways(&m, &FORMS[f], bit | (bit - 1));
+                run_sequences(&m, &FORMS[f], bit | (bit - 1));
+            }
+        }
+        golden_close(&m);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits),
+                                       cmocka_unit_test(test_ways)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -128,12 +128,32 @@ static void test_limits(void **state)
     team_free(t);
 }
 
+/* Every processor once, and first one of every core. */
+static void test_pin_order(void **state)
+{
+    (void)state;
+    enum { MAX_CPUS = 1024 };
+    int cpu[MAX_CPUS];
+    uint32_t n = team_pin_order(cpu, MAX_CPUS);
+#ifdef __linux__
+    assert_true(n >= team_cores());
+    assert_int_equal(team_pin_order(cpu, 1), 1);
+    assert_int_equal(team_pin_order(cpu, MAX_CPUS), n);
+#endif
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(cpu[i] >= 0);
+        for (uint32_t k = 0; k < i; k++) {
+            assert_int_not_equal(cpu[k], cpu[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_phases),      cmocka_unit_test(test_sleep_and_wake),
-        cmocka_unit_test(test_slow_worker), cmocka_unit_test(test_start_stop),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_pin_order),      cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_sleep_and_wake), cmocka_unit_test(test_slow_worker),
+        cmocka_unit_test(test_start_stop),     cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

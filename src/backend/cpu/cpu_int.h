@@ -37,6 +37,12 @@ struct device {
 
 struct op_plan {
     uint64_t shared; /* offset of this op's shared scratch */
+    uint32_t slot;   /* its place in the level, times CPU_PHASES */
+};
+
+/* How far a worker's range of items is taken (share.c). A line each. */
+struct share_slot {
+    _Alignas(64) atomic_ullong v;
 };
 
 struct exec {
@@ -46,6 +52,9 @@ struct exec {
     struct host_step step;
     struct op_plan *plan;    /* [n_ops] */
     atomic_uint *next;       /* [n_ops * CPU_PHASES] next item to be taken */
+    struct share_slot *slot; /* [ops of a level * CPU_PHASES][n_workers] */
+    uint32_t n_slot;
+    uint64_t tag;            /* of this step's first op; never the same in two steps */
     unsigned char *shared;   /* scratch of ops, disjoint within a level */
     unsigned char *private_; /* n_workers times private_bytes */
     uint64_t private_bytes;
@@ -63,18 +72,17 @@ struct worker {
 
 /* ---- sharing work out ---- */
 struct share {
-    atomic_uint *next; /* NULL: the fixed range [i, end) */
-    uint32_t i, end;
+    const struct worker *w;
+    atomic_uint *next;       /* many tokens: the next item of all */
+    struct share_slot *slot; /* few tokens: [n_workers] */
+    uint64_t tag;            /* of this phase of this step */
+    uint32_t n, n_tried;     /* items; workers whose range is empty */
 };
-/* n items of phase `phase` of the running op. Few tokens: fixed contiguous ranges, so that a
- * worker touches the same weights every step; else whoever is free takes the next item. */
+/* n items of phase `phase` of the running op. Many tokens: whoever is free takes the next one.
+ * Few: fixed contiguous ranges, so that a worker touches the same weights every step (its
+ * caches and its node have them); who is done with his own helps his neighbours. */
 struct share share_make(const struct worker *w, uint32_t phase, uint32_t n);
-static inline bool share_next(struct share *s, uint32_t *item)
-{
-    uint32_t i = s->next ? atomic_fetch_add_explicit(s->next, 1, memory_order_relaxed) : s->i++;
-    *item = i;
-    return i < s->end;
-}
+bool share_next(struct share *s, uint32_t *item);
 static inline void worker_barrier(const struct worker *w)
 {
     team_barrier(w->e->dev->team);

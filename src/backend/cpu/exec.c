@@ -73,16 +73,6 @@ void *carve_take(struct carve *c, uint64_t n, uint64_t size)
     return c->base ? c->base + at : NULL;
 }
 
-struct share share_make(const struct worker *w, uint32_t phase, uint32_t n)
-{
-    assert(phase < CPU_PHASES);
-    if (w->s->n_tok > CPU_FEW) {
-        return (struct share){.next = &w->e->next[w->op * CPU_PHASES + phase], .end = n};
-    }
-    return (struct share){.i = (uint32_t)((uint64_t)n * w->rank / w->n),
-                          .end = (uint32_t)((uint64_t)n * (w->rank + 1) / w->n)};
-}
-
 void a8_put_block(const float *x, uint32_t k0, uint32_t n, void *row)
 {
     _Alignas(64) unsigned char block[64];
@@ -111,12 +101,17 @@ void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *
 static uint64_t plan_scratch(struct exec *e)
 {
     uint64_t shared_max = 0, shared_level = 0;
+    uint32_t slot = 0;
     for (uint32_t i = 0; i < e->p->n_ops; i++) {
         const struct op *op = &e->p->ops[i];
         const struct cpu_op *o = cpu_ops[op->kind];
         if (i == 0 || op->level != e->p->ops[i - 1].level) {
             shared_level = 0;
+            slot = 0;
         }
+        e->plan[i].slot = slot;
+        slot += CPU_PHASES;
+        e->n_slot = MAX(e->n_slot, slot);
         struct carve own = {0}, all = {.used = shared_level};
         if (o->private_scratch) {
             o->private_scratch(e, op, &own);
@@ -164,11 +159,14 @@ static int alloc_scratch(struct exec *e, fathom_err *err)
             return err_nomem(err, "rope angles", bytes);
         }
     }
+    size_t slot_bytes = (size_t)e->n_slot * e->dev->n_workers * sizeof *e->slot;
+    e->slot = mem_alloc_aligned(64, MAX(slot_bytes, (size_t)64));
     e->shared = mem_alloc_aligned(64, (size_t)MAX(shared, (uint64_t)64));
-    e->private_ = mem_alloc_aligned(4096, (size_t)MAX(all, (uint64_t)4096));
-    if (!e->shared || !e->private_) {
-        return err_nomem(err, "scratch of the op list", (size_t)(shared + all));
+    e->private_ = mem_alloc_huge((size_t)MAX(all, (uint64_t)4096));
+    if (!e->shared || !e->private_ || !e->slot) {
+        return err_nomem(err, "scratch of the op list", (size_t)(shared + all + slot_bytes));
     }
+    memset(e->slot, 0, slot_bytes);
     return 0;
 }
 
@@ -218,6 +216,7 @@ void cpu_exec_free(struct device *dev, struct exec *e)
     }
     mem_free(e->shared);
     mem_free(e->private_);
+    mem_free(e->slot);
     mem_free(e->next);
     mem_free(e->plan);
     mem_free(e);
@@ -298,7 +297,8 @@ int cpu_exec_submit(struct device *dev, struct exec *e, const struct step *s, fa
     if (rc != 0) {
         return rc;
     }
-    for (uint32_t i = 0; i < e->p->n_ops * CPU_PHASES; i++) {
+    e->tag += e->p->n_ops * CPU_PHASES + 1; /* never 0, which slots begin with */
+    for (uint32_t i = 0; s->n_tok > CPU_FEW && i < e->p->n_ops * CPU_PHASES; i++) {
         atomic_store_explicit(&e->next[i], 0, memory_order_relaxed);
     }
     bool traced = dev->trace.kinds != 0 && dev->trace.fn;

@@ -36,6 +36,8 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 
 /* ---- HC_MIX ---- */
 
+enum { MIX_AHEAD = 4 }; /* chunks */
+
 struct mix_tmp {
     float *row; /* one decoded weight row section of 32 */
     float *fn;  /* [m][hc][32] */
@@ -60,13 +62,19 @@ static void hc_mix_scratch(const struct exec *e, const struct op *op, struct car
 static void load_chunk(const struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
                        uint32_t d0, uint32_t n)
 {
-    uint32_t type = host_weight(&w->e->h, &o->fn)->type;
+    const struct op_weight *fn = host_weight(&w->e->h, &o->fn);
+    const uint32_t type = fn->type;
+    /* A chunk is a line or two of every stream of every row, far from each other, which no
+     * hardware prefetches: ask for those of the chunk after the next few. */
+    const size_t chunk_bytes = (size_t)fn->row_bytes * KERN_CHUNK / o->fn.cols;
     memset(tmp->fn, 0, (size_t)o->m * o->hc * KERN_CHUNK * sizeof *tmp->fn);
     memset(tmp->x, 0, (size_t)o->hc * KERN_CHUNK * sizeof *tmp->x);
     for (uint32_t i = 0; i < o->m; i++) {
         const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
         for (uint32_t j = 0; j < o->hc; j++) {
-            w->k->weight_decode(type, row, (size_t)j * o->d + d0, n,
+            size_t at = (size_t)j * o->d + d0;
+            __builtin_prefetch((const char *)row + (at / KERN_CHUNK + MIX_AHEAD) * chunk_bytes);
+            w->k->weight_decode(type, row, at, n,
                                 tmp->fn + ((size_t)i * o->hc + j) * KERN_CHUNK);
         }
     }

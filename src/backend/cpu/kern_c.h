@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/kern.h"
 #include "backend/cpu/kern_order.h"
 #include "base/num.h"

@@ -84,13 +84,19 @@ static float dot_tail(v16 acc, uint32_t type, const void *w, const float *x, siz
     return v16_sum(v16_load(c));
 }
 
-/* Four products side by side: one of rows and tokens has stride 0. */
-static inline void dot_four(uint32_t type, const char *const w[4], const float *const x[4],
-                            size_t n, float out[4])
+/* Four products side by side, of n_w rows (the tokens differ) or of four (the token is one).
+ * far: in bytes, from a row to the one that its place will have next. */
+static inline void dot_four(uint32_t type, const char *const w[4], int n_w, size_t far,
+                            const float *const x[4], size_t n, float out[4])
 {
+    const size_t bytes = type == QT_F32 ? 4 : 2;
     v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
+        for (int j = 0; j < n_w && i * bytes % AHEAD_LINE == 0; j++) {
+            __builtin_prefetch(w[j] + i * bytes + far, 0, 2);
+            __builtin_prefetch(w[j] + i * bytes + AHEAD_NEAR, 0, 3);
+        }
         UNROLL for (int j = 0; j < 4; j++)
         {
             acc[j] = v16_fma(load_w(type, w[j], i), v16_load(x[j] + i), acc[j]);
@@ -119,7 +125,7 @@ static inline void rows_typed(uint32_t type, const void *w, size_t row_bytes, ui
             for (uint32_t j = 0; j < 4; j++) {
                 wr[j] = base + (r + (j < left ? j : 0)) * row_bytes;
             }
-            dot_four(type, wr, xr, n, y);
+            dot_four(type, wr, 4, 4 * row_bytes, xr, n, y);
             memcpy(out + t * out_ld + r, y, left * sizeof *y);
         }
     }
@@ -132,7 +138,7 @@ static inline void rows_typed(uint32_t type, const void *w, size_t row_bytes, ui
             for (uint32_t j = 0; j < 4; j++) {
                 xr[j] = x[t + (j < left ? j : 0)];
             }
-            dot_four(type, wr, xr, n, y);
+            dot_four(type, wr, 1, AHEAD_FAR, xr, n, y);
             for (uint32_t j = 0; j < left; j++) {
                 out[(t + j) * out_ld + r] = y[j];
             }
@@ -204,6 +210,7 @@ static float dot_q8_0(const char *row, const struct act_codes *x, size_t n)
         size_t left = n / 32 - b0 < 16 ? n / 32 - b0 : 16, b = 0;
         uint16_t half[16] = {0};
         float i1[16] = {0}, da[16] = {0};
+        ahead(row, 16 * 34);
         for (; b + 4 <= left; b += 4) {
             idot_q8_0x4(row + 34 * b, x->q + 32 * (b0 + b), i1 + b);
         }

@@ -23,8 +23,6 @@
 
 /* ---- buffers ---- */
 
-enum { HUGE_MIN = 32 << 20 };
-
 int host_buf_alloc(struct device *dev, struct buffer **out, uint64_t bytes, enum buf_use use,
                    fathom_err *err)
 {
@@ -45,11 +43,8 @@ int host_buf_alloc(struct device *dev, struct buffer **out, uint64_t bytes, enum
         mem_free(b);
         return err_nomem(err, "device buffer", map_bytes);
     }
-#ifdef MADV_HUGEPAGE
-    if (map_bytes >= HUGE_MIN) { /* rows picked from all over the KV pool: fewer page walks */
-        madvise(p, map_bytes, MADV_HUGEPAGE); /* a hint: failing changes nothing */
-    }
-#endif
+    /* rows picked from all over the KV pool: fewer page walks */
+    mem_want_huge(p, map_bytes);
     b->base = p;
     b->bytes = bytes;
     *out = b;

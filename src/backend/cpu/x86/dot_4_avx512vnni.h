@@ -37,7 +37,7 @@ DOT_INLINE __m512i table_sums(const uint8_t *w, size_t step, const int8_t *value
         __m512i v = nibbles_two(w + 2 * i * step, w + (2 * i + 1) * step);
         p[i] = dot4(values ? _mm512_shuffle_epi8(table, v) : v, q + 64 * i);
     }
-    return fold_join(fold_plain(p), fold_plain(p + 4));
+    return fold_natural(fold_plain(p), fold_plain(p + 4));
 }
 
 /* ---- MXFP4 ---- */
@@ -60,15 +60,16 @@ DOT_INLINE __m512 scales_mxfp4(const uint8_t *w)
     return _mm512_castsi512_ps(bits);
 }
 
-DOT_INLINE struct sums16 sums_mxfp4(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_mxfp4(const void *tables, const uint8_t *w, const struct act16 *a)
 {
     struct sums16 s;
-    __m512i all = table_sums(w + 1, 17, quant_values_mxfp4, 12, q);
-    s.i1 = _mm512_sub_epi32(all, offset_sums(sum, 12));
+    (void)tables;
+    __m512i all = table_sums(w + 1, 17, quant_values_mxfp4, 12, a->q);
+    s.i1 = _mm512_sub_epi32(all, load64(a->offset));
     s.d = scales_mxfp4(w);
     return s;
 }
-DOT_ROWS(mxfp4, 272, false)
+DOT_ROWS(mxfp4, FORMAT(.bytes = 272, .offset = 12, .sums = sums_mxfp4))
 
 /* ---- Q4_0 and IQ4_NL ---- */
 
@@ -81,25 +82,28 @@ DOT_INLINE __m512 scales_f16(const uint8_t *w, size_t step)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
 }
 
-DOT_INLINE struct sums16 sums_q4_0(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_q4_0(const void *tables, const uint8_t *w, const struct act16 *a)
 {
     struct sums16 s;
-    __m512i all = table_sums(w + 2, 18, NULL, 0, q);
-    s.i1 = _mm512_sub_epi32(all, offset_sums(sum, 8));
+    (void)tables;
+    __m512i all = table_sums(w + 2, 18, NULL, 0, a->q);
+    s.i1 = _mm512_sub_epi32(all, load64(a->offset));
     s.d = scales_f16(w, 18);
     return s;
 }
-DOT_ROWS(q4_0, 288, false)
+DOT_ROWS(q4_0, FORMAT(.bytes = 288, .offset = 8, .sums = sums_q4_0))
 
-DOT_INLINE struct sums16 sums_iq4_nl(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_iq4_nl(const void *tables, const uint8_t *w,
+                                     const struct act16 *a)
 {
     struct sums16 s;
-    __m512i all = table_sums(w + 2, 18, quant_values_iq4_nl, 127, q);
-    s.i1 = _mm512_sub_epi32(all, offset_sums(sum, 127));
+    (void)tables;
+    __m512i all = table_sums(w + 2, 18, quant_values_iq4_nl, 127, a->q);
+    s.i1 = _mm512_sub_epi32(all, load64(a->offset));
     s.d = scales_f16(w, 18);
     return s;
 }
-DOT_ROWS(iq4_nl, 288, false)
+DOT_ROWS(iq4_nl, FORMAT(.bytes = 288, .offset = 127, .sums = sums_iq4_nl))
 
 /* ---- IQ4_XS ---- */
 
@@ -111,22 +115,24 @@ DOT_INLINE uint64_t scales_iq4_xs(const uint8_t *w)
     return low | _pdep_u64(high, 0x3030303030303030u);
 }
 
-DOT_INLINE struct sums16 sums_iq4_xs(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_iq4_xs(const void *tables, const uint8_t *w,
+                                     const struct act16 *a)
 {
     struct sums16 s;
+    (void)tables;
     __m512i p[8], table = value_table(quant_values_iq4_nl, 127);
     for (size_t i = 0; i < 8; i++) {
         const uint8_t *from = w + (i < 4 ? 8 : 144 - 128) + 32 * i;
-        p[i] = dot4(_mm512_shuffle_epi8(table, nibbles_two(from, from + 16)), q + 64 * i);
+        p[i] = dot4(_mm512_shuffle_epi8(table, nibbles_two(from, from + 16)), a->q + 64 * i);
     }
-    __m512i all = fold_join(fold_plain(p), fold_plain(p + 4));
+    __m512i all = fold_natural(fold_plain(p), fold_plain(p + 4));
     __m512i scales = _mm512_cvtepu8_epi32(
         _mm_set_epi64x((long long)scales_iq4_xs(w + 136), (long long)scales_iq4_xs(w)));
-    s.i1 = _mm512_mullo_epi32(_mm512_sub_epi32(all, offset_sums(sum, 127)),
+    s.i1 = _mm512_mullo_epi32(_mm512_sub_epi32(all, load64(a->offset)),
                               _mm512_sub_epi32(scales, _mm512_set1_epi32(32)));
     s.d = scale_of_two(w, w + 136);
     return s;
 }
-DOT_ROWS(iq4_xs, 272, false)
+DOT_ROWS(iq4_xs, FORMAT(.bytes = 272, .offset = 127, .sums = sums_iq4_xs))
 
 #endif

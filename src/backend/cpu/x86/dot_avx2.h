@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/kern.h"
 #include "base/num.h"
 
@@ -74,6 +75,7 @@ DOT_INLINE float dot_row(const uint8_t *w, const struct act_codes *x, size_t n, 
     for (size_t b = 0; b < n / 32; b += 8, w += bytes8) {
         struct act_codes a = {x->q + 32 * b, x->d + b, x->sum + 2 * b};
         const uint8_t *from = w;
+        ahead(w, bytes8);
         if (n / 32 - b < 8) {
             pad_tail(&pad, w, bytes8 * (n / 32 - b) / 8, x, b, n / 32 - b);
             a = (struct act_codes){pad.q, pad.d, pad.sum};
@@ -135,19 +137,30 @@ DOT_INLINE __m256i fold_four(__m256i ab, __m256i cd)
     return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)),
                             _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
 }
-/* dot2 of eight blocks to their sums, in order; s[i]: for blocks 2i and 2i + 1, in 128-bit lane
- * h four times the scale of half h of the first block, then of the second. */
-DOT_INLINE __m256i fold_scaled(const __m256i p[8], const __m256i s[4])
+/* The same from the sums of four products of four blocks. */
+DOT_INLINE __m256i fold_wide(__m256i a, __m256i b, __m256i c, __m256i d)
 {
-    __m256i a = fold_four(fold_two(p[0], p[1], s[0]), fold_two(p[2], p[3], s[1]));
-    __m256i b = fold_four(fold_two(p[4], p[5], s[2]), fold_two(p[6], p[7], s[3]));
+    __m256i x = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    __m256i y = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y));
+}
+/* dot2 of four blocks to two dwords each, 0..3 from the lower halves, 4..7 from the upper ones.
+ * s0, for blocks 0 and 1: in 128-bit lane h four times the scale of half h of the first, then
+ * of the second; s1 for 2 and 3. */
+DOT_INLINE __m256i fold_scaled(const __m256i p[4], __m256i s0, __m256i s1)
+{
+    return fold_four(fold_two(p[0], p[1], s0), fold_two(p[2], p[3], s1));
+}
+DOT_INLINE __m256i fold_plain(const __m256i p[4])
+{
+    __m256i one = _mm256_set1_epi16(1);
+    return fold_scaled(p, one, one);
+}
+/* Two folds to the sums of eight blocks, in order. */
+DOT_INLINE __m256i fold_join(__m256i a, __m256i b)
+{
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
                             _mm256_permute2x128_si256(a, b, 0x31));
-}
-DOT_INLINE __m256i fold_plain(const __m256i p[8])
-{
-    __m256i one = _mm256_set1_epi16(1), s[4] = {one, one, one, one};
-    return fold_scaled(p, s);
 }
 /* Sixteen scales to the form that fold_scaled wants. */
 DOT_INLINE void spread_scales(__m256i scales, __m256i s[4])
@@ -171,6 +184,26 @@ DOT_INLINE __m256i offset_sums(const int16_t *sum, int k)
 DOT_INLINE __m256 scale_f16(const uint8_t *p)
 {
     return _mm256_set1_ps(_cvtsh_ss(load_le16(p)));
+}
+/* Neighbouring F16 d and m. */
+DOT_INLINE void scales_f16(const uint8_t *p, struct sums8 *s)
+{
+    __m256 both = _mm256_cvtph_ps(_mm_set1_epi32((int)load_le32(p)));
+    s->d = _mm256_moveldup_ps(both);
+    s->m = _mm256_movehdup_ps(both);
+}
+/* F16 scales of eight blocks, `step` bytes apart. */
+DOT_INLINE __m256 scales_of_eight(const uint8_t *w, const size_t step)
+{
+    __m128i h = _mm_cvtsi32_si128(load_le16(w));
+    h = _mm_insert_epi16(h, load_le16(w + step), 1);
+    h = _mm_insert_epi16(h, load_le16(w + 2 * step), 2);
+    h = _mm_insert_epi16(h, load_le16(w + 3 * step), 3);
+    h = _mm_insert_epi16(h, load_le16(w + 4 * step), 4);
+    h = _mm_insert_epi16(h, load_le16(w + 5 * step), 5);
+    h = _mm_insert_epi16(h, load_le16(w + 6 * step), 6);
+    h = _mm_insert_epi16(h, load_le16(w + 7 * step), 7);
+    return _mm256_cvtph_ps(h);
 }
 
 #endif

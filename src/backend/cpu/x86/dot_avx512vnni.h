@@ -7,7 +7,13 @@
  * unsigned codes: signed ones are stored with an offset, whose part (offset times the sum of
  * the activations) is subtracted at the end. Nothing saturates: u8 x s8 x 4 fits 32 bits, and
  * where four products are narrowed to 16 bits the codes are below 64 (4 * 63 * 127 = 32004).
- * Read next: dot_k_avx512vnni.h (Q2_K to Q6_K), dot_4_avx512vnni.h, dot_iq2_avx512vnni.h. */
+ *
+ * These loops are limited by the two ports that take 512-bit instructions. So what depends on
+ * the activations alone is done once for the rows of a call (struct chunk): the activations in
+ * the order in which a format's codes come out of their bytes, the offset's part, and the
+ * scales in the order in which its sums come out of the folding.
+ * Read next: dot_k_avx512vnni.h (Q2_K to Q6_K), dot_4_avx512vnni.h, dot_8_avx512vnni.h,
+ * dot_iq2_avx512vnni.h. */
 #ifndef CPU_DOT_AVX512VNNI_H
 #define CPU_DOT_AVX512VNNI_H
 
@@ -15,36 +21,82 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/kern.h"
 #include "base/num.h"
 
-/* Specialised once per format: the format's function is a constant. */
+/* Specialised once per format: the format's functions are constants. */
 #define DOT_INLINE static inline __attribute__((always_inline))
+
+enum { CHUNK_COLS = 4096, STEP_COLS = 512, STEP_BLOCKS = 16 };
+
+/* Up to CHUNK_COLS activations of one token, prepared; zeros up to the end of a step. */
+struct chunk {
+    _Alignas(64) int8_t q[CHUNK_COLS];
+    int16_t sum[CHUNK_COLS / 16];    /* of 16 activations, as in A8 */
+    int32_t offset[CHUNK_COLS / 32]; /* the format's offset times a block's sum, by lane */
+    float d[CHUNK_COLS / 32];        /* scales, by lane */
+};
+/* The part of a chunk that belongs to one step. */
+struct act16 {
+    const int8_t *q;
+    const int16_t *sum;
+    const int32_t *offset;
+    const float *d;
+};
 
 struct sums16 {
     __m512i i1, i2;
     __m512 d, m; /* i2 and m only where the format has minima */
 };
-/* w: 16 blocks of 32; q and sum: their activations. */
-typedef struct sums16 sums16_fn(const uint8_t *w, const int8_t *q, const int16_t *sum);
+/* w: 16 blocks of 32; a: their activations; tables: the format's, made once a call. */
+typedef struct sums16 sums16_fn(const void *tables, const uint8_t *w, const struct act16 *a);
 
-/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never
- * -0. */
-struct pad16 {
-    uint8_t w[16 * 36];
-    int8_t q[512];
-    int16_t sum[32];
-    float d[16];
+/* Which block of a step a lane of the sums belongs to, and the lane of each block. */
+struct lanes16 {
+    int32_t block[16], lane[16];
 };
 
-static void pad_tail(struct pad16 *p, const uint8_t *w, size_t w_bytes,
-                     const struct act_codes *x, size_t b0, size_t left)
+struct format16 {
+    size_t bytes; /* of 16 blocks */
+    bool has_min;
+    int offset; /* what codes are stored with, if it is the same for all */
+    sums16_fn *sums;
+    void (*order)(const int8_t *q, int8_t *out); /* of 256 activations; NULL: as they are */
+    const struct lanes16 *lanes;                 /* NULL: lane i is block i */
+};
+
+DOT_INLINE __m512i load64(const void *p)
 {
-    memset(p, 0, sizeof *p);
-    memcpy(p->w, w, w_bytes);
-    memcpy(p->q, x->q + 32 * b0, 32 * left);
-    memcpy(p->sum, x->sum + 2 * b0, 2 * left * sizeof *p->sum);
-    memcpy(p->d, x->d + b0, left * sizeof *p->d);
+    return _mm512_loadu_si512(p);
+}
+
+/* Columns [k, k + n) of x, n at most CHUNK_COLS. */
+DOT_INLINE void chunk_make(struct chunk *c, const struct format16 *f, const struct act_codes *x,
+                           size_t k, size_t n)
+{
+    size_t pad = (n + STEP_COLS - 1) / STEP_COLS * STEP_COLS;
+    memcpy(c->q, x->q + k, n);
+    memset(c->q + n, 0, pad - n);
+    memcpy(c->sum, x->sum + k / 16, n / 16 * sizeof *c->sum);
+    memset(c->sum + n / 16, 0, (pad - n) / 16 * sizeof *c->sum);
+    memcpy(c->d, x->d + k / 32, n / 32 * sizeof *c->d);
+    memset(c->d + n / 32, 0, (pad - n) / 32 * sizeof *c->d);
+    for (size_t i = 0; f->order && i < pad; i += 256) {
+        f->order(c->q + i, c->q + i);
+    }
+    for (size_t b = 0; b < pad / 32; b += STEP_BLOCKS) {
+        __m512i off =
+            _mm512_madd_epi16(load64(c->sum + 2 * b), _mm512_set1_epi16((short)f->offset));
+        __m512 d = _mm512_load_ps(c->d + b);
+        if (f->lanes) {
+            __m512i to = load64(f->lanes->block);
+            off = _mm512_permutexvar_epi32(to, off);
+            d = _mm512_permutexvar_ps(to, d);
+        }
+        _mm512_store_si512(c->offset + b, off);
+        _mm512_store_ps(c->d + b, d);
+    }
 }
 
 DOT_INLINE float halving_sum(__m512 a)
@@ -58,7 +110,7 @@ DOT_INLINE float halving_sum(__m512 a)
 /* c += of one step. */
 DOT_INLINE __m512 step_add(__m512 c, const struct sums16 *s, const float *d_act, bool has_min)
 {
-    __m512 da = _mm512_loadu_ps(d_act);
+    __m512 da = _mm512_load_ps(d_act);
     c = _mm512_fmadd_ps(_mm512_mul_ps(s->d, da), _mm512_cvtepi32_ps(s->i1), c);
     if (has_min) {
         c = _mm512_fnmadd_ps(_mm512_mul_ps(s->m, da), _mm512_cvtepi32_ps(s->i2), c);
@@ -66,43 +118,69 @@ DOT_INLINE __m512 step_add(__m512 c, const struct sums16 *s, const float *d_act,
     return c;
 }
 
-/* One row and token; bytes16: of 16 blocks. */
-DOT_INLINE float dot_row(const uint8_t *w, const struct act_codes *x, size_t n, size_t bytes16,
-                         bool has_min, sums16_fn *fn)
+/* n columns of one row, onto the lanes c. What lies behind the last block of a row counts as
+ * zeros: scale 0 adds 0 to a lane, which is never -0. */
+DOT_INLINE __m512 dot_part(__m512 c, const struct format16 *f, const void *tables,
+                           const uint8_t *w, const struct chunk *x, size_t n)
 {
-    __m512 c = _mm512_setzero_ps();
-    struct pad16 pad;
-    for (size_t b = 0; b < n / 32; b += 16, w += bytes16) {
-        struct act_codes a = {x->q + 32 * b, x->d + b, x->sum + 2 * b};
+    uint8_t pad[STEP_BLOCKS * 36];
+    for (size_t b = 0; b < n / 32; b += STEP_BLOCKS, w += f->bytes) {
+        const struct act16 a = {x->q + 32 * b, x->sum + 2 * b, x->offset + b, x->d + b};
         const uint8_t *from = w;
-        if (n / 32 - b < 16) {
-            pad_tail(&pad, w, bytes16 * (n / 32 - b) / 16, x, b, n / 32 - b);
-            a = (struct act_codes){pad.q, pad.d, pad.sum};
-            from = pad.w;
+        ahead(w, f->bytes);
+        if (n / 32 - b < STEP_BLOCKS) {
+            size_t left = f->bytes * (n / 32 - b) / STEP_BLOCKS;
+            memcpy(pad, w, left);
+            memset(pad + left, 0, sizeof pad - left);
+            from = pad;
         }
-        struct sums16 s = fn(from, a.q, a.sum);
-        c = step_add(c, &s, a.d, has_min);
+        struct sums16 s = f->sums(tables, from, &a);
+        c = step_add(c, &s, a.d, f->has_min);
     }
-    return halving_sum(c);
+    return c;
 }
 
-#define DOT_ROWS(name, bytes16, has_min)                                                     \
+DOT_INLINE void dot_rows(const struct format16 *f, const void *tables, const void *w,
+                         size_t row_bytes, uint32_t n_row, const struct act_codes *x,
+                         uint32_t n_tok, size_t n, float *out, size_t out_ld)
+{
+    struct chunk chunk;
+    __m512 c[KERN_ROWS];
+    for (uint32_t t = 0; t < n_tok; t++) {
+        for (uint32_t r = 0; r < n_row; r++) {
+            c[r] = _mm512_setzero_ps();
+        }
+        for (size_t k = 0; k < n; k += CHUNK_COLS) {
+            size_t len = n - k < CHUNK_COLS ? n - k : CHUNK_COLS;
+            const uint8_t *from = (const uint8_t *)w + k / STEP_COLS * f->bytes;
+            chunk_make(&chunk, f, &x[t], k, len);
+            for (uint32_t r = 0; r < n_row; r++) {
+                c[r] = dot_part(c[r], f, tables, from + r * row_bytes, &chunk, len);
+            }
+        }
+        for (uint32_t r = 0; r < n_row; r++) {
+            if (f->lanes) {
+                c[r] = _mm512_permutexvar_ps(load64(f->lanes->lane), c[r]);
+            }
+            out[t * out_ld + r] = halving_sum(c[r]);
+        }
+    }
+}
+
+/* rows_<name>: an entry of cpu_kern.rows_a8; f: a struct format16. */
+#define DOT_ROWS(name, f)                                                                    \
     static void rows_##name(const void *w, size_t row_bytes, uint32_t n_row,                 \
                             const struct act_codes *x, uint32_t n_tok, size_t n, float *out, \
                             size_t out_ld)                                                   \
     {                                                                                        \
-        for (uint32_t r = 0; r < n_row; r++) {                                               \
-            const uint8_t *row = (const uint8_t *)w + r * row_bytes;                         \
-            for (uint32_t t = 0; t < n_tok; t++) {                                           \
-                out[t * out_ld + r] = dot_row(row, &x[t], n, bytes16, has_min, sums_##name); \
-            }                                                                                \
-        }                                                                                    \
+        dot_rows(&(const struct format16)f, NULL, w, row_bytes, n_row, x, n_tok, n, out,     \
+                 out_ld);                                                                    \
+    }
+#define FORMAT(...) \
+    {               \
+        __VA_ARGS__ \
     }
 
-DOT_INLINE __m512i load64(const void *p)
-{
-    return _mm512_loadu_si512(p);
-}
 /* 32 bytes into both halves. */
 DOT_INLINE __m512i load32x2(const void *p)
 {
@@ -155,20 +233,18 @@ DOT_INLINE __m512i fold_scaled(const __m512i p[4], __m256i scales)
     return _mm512_add_epi32(shuffle_dwords(a, b, 0x88), shuffle_dwords(a, b, 0xDD));
 }
 
-/* Folds of blocks 0..7 and 8..15 to one sum a block, in order. */
+/* Two folds of eight blocks to one sum a block: lane 0 + 1 and 2 + 3 of each. */
 DOT_INLINE __m512i fold_join(__m512i a, __m512i b)
 {
-    const __m512i order =
-        _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    __m512i sum =
-        _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
-    return _mm512_permutexvar_epi32(order, sum);
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
 }
-
-/* k times the sum of a block's activations. */
-DOT_INLINE __m512i offset_sums(const int16_t *sum, int k)
+/* Where fold_join leaves blocks that lie in pairs 2i, 2i + 1; and their natural order. */
+static const struct lanes16 lanes_pairs = {
+    .block = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15},
+    .lane = {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15}};
+DOT_INLINE __m512i fold_natural(__m512i a, __m512i b)
 {
-    return _mm512_madd_epi16(load64(sum), _mm512_set1_epi16((short)k));
+    return _mm512_permutexvar_epi32(load64(lanes_pairs.lane), fold_join(a, b));
 }
 
 /* ---- scales ---- */

@@ -119,6 +119,7 @@ static void rows_iq2_xxs(const void *w, size_t row_bytes, uint32_t n_row,
             for (uint32_t r = 0; r < n_row; r++) {
                 const uint8_t *from = (const uint8_t *)w + r * row_bytes + k / 256 * 66;
                 for (size_t i = 0; i < len; i += 256, from += 66) {
+                    ahead(from, 66);
                     struct sums8 s = sums_iq2_xxs(from, q + i);
                     __m256 *half = &c[r][i / 256 % 2];
                     *half = step_add(*half, &s, x[t].d + (k + i) / 32, false);

@@ -14,31 +14,54 @@ DOT_INLINE __m512i quarter_odd(__m512i sums)
 
 /* ---- Q2_K ---- */
 
-DOT_INLINE __m512i fold_q2_k(const uint8_t *w, const int8_t *q)
+/* 64 bytes hold all codes of 256 elements: bits 2s, 2s + 1 of byte j those of block s (j < 32)
+ * and of block 4 + s. */
+static void order_q2_k(const int8_t *q, int8_t *out)
 {
-    const __m512i mask = halves_set1(3, 12);
-    __m512i lo = load32x2(w + 16), hi = load32x2(w + 48);
-    __m512i p[4] = {dot4(_mm512_and_si512(lo, mask), q),
-                    dot4(_mm512_and_si512(_mm512_srli_epi16(lo, 4), mask), q + 64),
-                    dot4(_mm512_and_si512(hi, mask), q + 128),
-                    dot4(_mm512_and_si512(_mm512_srli_epi16(hi, 4), mask), q + 192)};
-    __m128i s = _mm_and_si128(_mm_loadu_si128((const void *)w), _mm_set1_epi8(15));
-    return fold_scaled(p, _mm256_cvtepu8_epi16(s));
+    __m512i a = load64(q), b = load64(q + 64), c = load64(q + 128), d = load64(q + 192);
+    _mm512_store_si512(out, _mm512_shuffle_i64x2(a, c, 0x44));
+    _mm512_store_si512(out + 64, _mm512_shuffle_i64x2(a, c, 0xEE));
+    _mm512_store_si512(out + 128, _mm512_shuffle_i64x2(b, d, 0x44));
+    _mm512_store_si512(out + 192, _mm512_shuffle_i64x2(b, d, 0xEE));
 }
 
-DOT_INLINE struct sums16 sums_q2_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+/* Dword s of 128-bit lane l: 16 elements of block s or 4 + s, times their scale. */
+DOT_INLINE __m512i fold_q2_k(const uint8_t *w, const int8_t *q)
+{
+    /* bytes to words: scale 8 (l / 2) + l % 2 of a lane four times, and that two further on */
+    const __m512i at01 = _mm512_add_epi8(
+        _mm512_broadcast_i32x4(
+            _mm_set_epi64x((long long)0x8002800280028002, (long long)0x8000800080008000)),
+        _mm512_set_epi64(0x0009000900090009, 0x0009000900090009, 0x0008000800080008,
+                         0x0008000800080008, 0x0001000100010001, 0x0001000100010001, 0, 0));
+    const __m512i at23 = _mm512_add_epi8(at01, _mm512_set1_epi16(4));
+    const __m512i even = _mm512_set1_epi8(3), odd = _mm512_set1_epi8(12);
+    __m512i v = load64(w + 16), high = _mm512_srli_epi16(v, 4);
+    __m512i p0 = dot4(_mm512_and_si512(v, even), q);
+    __m512i p1 = dot4(_mm512_and_si512(v, odd), q + 64);
+    __m512i p2 = dot4(_mm512_and_si512(high, even), q + 128);
+    __m512i p3 = dot4(_mm512_and_si512(high, odd), q + 192);
+    __m512i s = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)w));
+    s = _mm512_and_si512(s, _mm512_set1_epi8(15));
+    __m512i x = _mm512_madd_epi16(_mm512_packs_epi32(p0, p1), _mm512_shuffle_epi8(s, at01));
+    __m512i y = _mm512_madd_epi16(_mm512_packs_epi32(p2, p3), _mm512_shuffle_epi8(s, at23));
+    return _mm512_add_epi32(shuffle_dwords(x, y, 0x88), shuffle_dwords(x, y, 0xDD));
+}
+
+DOT_INLINE struct sums16 sums_q2_k(const void *tables, const uint8_t *w, const struct act16 *a)
 {
     struct sums16 s;
-    s.i1 = quarter_odd(fold_join(fold_q2_k(w, q), fold_q2_k(w + 84, q + 256)));
+    (void)tables;
+    s.i1 = quarter_odd(fold_join(fold_q2_k(w, a->q), fold_q2_k(w + 84, a->q + 256)));
     __m256i mins =
         _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)w)),
                                 _mm_loadu_si128((const void *)(w + 84)), 1);
     mins = _mm256_and_si256(_mm256_srli_epi16(mins, 4), _mm256_set1_epi8(15));
-    s.i2 = _mm512_madd_epi16(_mm512_cvtepu8_epi16(mins), load64(sum));
+    s.i2 = _mm512_madd_epi16(_mm512_cvtepu8_epi16(mins), load64(a->sum));
     scales_of_two(w + 80, w + 164, &s);
     return s;
 }
-DOT_ROWS(q2_k, 168, true)
+DOT_ROWS(q2_k, FORMAT(.bytes = 168, .has_min = true, .sums = sums_q2_k, .order = order_q2_k))
 
 /* ---- Q3_K ---- */
 
@@ -74,17 +97,19 @@ DOT_INLINE __m512i fold_q3_k(const uint8_t *w, const int8_t *q, __m256i scales)
     return fold_scaled(p, scales);
 }
 
-DOT_INLINE struct sums16 sums_q3_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_q3_k(const void *tables, const uint8_t *w, const struct act16 *a)
 {
     struct sums16 s;
+    (void)tables;
     __m256i sa = scales_q3_k(w + 96), sb = scales_q3_k(w + 206);
-    __m512i all = quarter_odd(fold_join(fold_q3_k(w, q, sa), fold_q3_k(w + 110, q + 256, sb)));
-    __m512i off = _mm512_madd_epi16(halves(sa, sb), load64(sum));
+    __m512i all =
+        quarter_odd(fold_natural(fold_q3_k(w, a->q, sa), fold_q3_k(w + 110, a->q + 256, sb)));
+    __m512i off = _mm512_madd_epi16(halves(sa, sb), load64(a->sum));
     s.i1 = _mm512_sub_epi32(all, _mm512_slli_epi32(off, 2));
     s.d = scale_of_two(w + 108, w + 218);
     return s;
 }
-DOT_ROWS(q3_k, 220, false)
+DOT_ROWS(q3_k, FORMAT(.bytes = 220, .sums = sums_q3_k))
 
 /* ---- Q4_K and Q5_K ---- */
 
@@ -125,32 +150,34 @@ DOT_INLINE __m512i fold_q5_k(const uint8_t *w, const int8_t *q)
     return fold_plain(p);
 }
 
-/* Block sums to I1 and I2; a, b: the two blocks of 256. */
-DOT_INLINE struct sums16 finish_min6(__m512i sums, const uint8_t *a, const uint8_t *b,
-                                     const int16_t *sum)
+/* Block sums to I1 and I2; b: the second block of 256. */
+DOT_INLINE struct sums16 finish_min6(__m512i sums, const uint8_t *w, const uint8_t *b,
+                                     const struct act16 *a)
 {
     struct sums16 s;
-    __m128i sa = scales_min6(a + 4), sb = scales_min6(b + 4);
+    __m128i sa = scales_min6(w + 4), sb = scales_min6(b + 4);
     s.i1 = _mm512_mullo_epi32(sums, _mm512_cvtepu8_epi32(_mm_unpacklo_epi64(sa, sb)));
-    s.i2 = _mm512_mullo_epi32(offset_sums(sum, 1),
-                              _mm512_cvtepu8_epi32(_mm_unpackhi_epi64(sa, sb)));
-    scales_of_two(a, b, &s);
+    s.i2 =
+        _mm512_mullo_epi32(load64(a->offset), _mm512_cvtepu8_epi32(_mm_unpackhi_epi64(sa, sb)));
+    scales_of_two(w, b, &s);
     return s;
 }
 
-DOT_INLINE struct sums16 sums_q4_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_q4_k(const void *tables, const uint8_t *w, const struct act16 *a)
 {
-    __m512i all = fold_join(fold_q4_k(w, q), fold_q4_k(w + 144, q + 256));
-    return finish_min6(all, w, w + 144, sum);
+    (void)tables;
+    __m512i all = fold_natural(fold_q4_k(w, a->q), fold_q4_k(w + 144, a->q + 256));
+    return finish_min6(all, w, w + 144, a);
 }
-DOT_ROWS(q4_k, 288, true)
+DOT_ROWS(q4_k, FORMAT(.bytes = 288, .has_min = true, .offset = 1, .sums = sums_q4_k))
 
-DOT_INLINE struct sums16 sums_q5_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_q5_k(const void *tables, const uint8_t *w, const struct act16 *a)
 {
-    __m512i all = fold_join(fold_q5_k(w, q), fold_q5_k(w + 176, q + 256));
-    return finish_min6(all, w, w + 176, sum);
+    (void)tables;
+    __m512i all = fold_natural(fold_q5_k(w, a->q), fold_q5_k(w + 176, a->q + 256));
+    return finish_min6(all, w, w + 176, a);
 }
-DOT_ROWS(q5_k, 352, true)
+DOT_ROWS(q5_k, FORMAT(.bytes = 352, .has_min = true, .offset = 1, .sums = sums_q5_k))
 
 /* ---- Q6_K ---- */
 
@@ -174,17 +201,18 @@ DOT_INLINE __m512i fold_q6_k(const uint8_t *w, const int8_t *q, __m256i scales)
     return fold_scaled(p, scales);
 }
 
-DOT_INLINE struct sums16 sums_q6_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
+DOT_INLINE struct sums16 sums_q6_k(const void *tables, const uint8_t *w, const struct act16 *a)
 {
     struct sums16 s;
+    (void)tables;
     __m256i sa = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 192)));
     __m256i sb = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 402)));
-    __m512i all = fold_join(fold_q6_k(w, q, sa), fold_q6_k(w + 210, q + 256, sb));
-    __m512i off = _mm512_madd_epi16(halves(sa, sb), load64(sum));
+    __m512i all = fold_natural(fold_q6_k(w, a->q, sa), fold_q6_k(w + 210, a->q + 256, sb));
+    __m512i off = _mm512_madd_epi16(halves(sa, sb), load64(a->sum));
     s.i1 = _mm512_sub_epi32(all, _mm512_slli_epi32(off, 5));
     s.d = scale_of_two(w + 208, w + 418);
     return s;
 }
-DOT_ROWS(q6_k, 420, false)
+DOT_ROWS(q6_k, FORMAT(.bytes = 420, .sums = sums_q6_k))
 
 #endif

@@ -9,6 +9,7 @@
 #include "backend/cpu/kern_panel.h"
 #include "backend/cpu/kern_tile.h"
 #include "backend/cpu/x86/dot_4_avx512vnni.h"
+#include "backend/cpu/x86/dot_8_avx512vnni.h"
 #include "backend/cpu/x86/dot_iq2_avx512vnni.h"
 #include "backend/cpu/x86/dot_k_avx512vnni.h"
 #include "backend/cpu/x86/panel_iq2_avx512vnni.h"
@@ -19,6 +20,7 @@ void kern_init_avx512vnni(struct cpu_kern *k)
     k->pack_panel = pack_panel_vbmi;
     k->pack_tokens_a8 = pack_tokens_a8;
     k->tiles_a8 = tiles_a8;
+    k->rows_a8[QT_Q8_0] = rows_q8_0;
     k->rows_a8[QT_Q2_K] = rows_q2_k;
     k->rows_a8[QT_Q3_K] = rows_q3_k;
     k->rows_a8[QT_Q4_K] = rows_q4_k;

@@ -44,8 +44,7 @@ DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
 static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
 {
     struct panel_at at = panel_at(panel, n);
-    struct iq2_tables t;
-    iq2_tables_make(&t);
+    const struct iq2_tables *t = iq2_tables_get();
     for (size_t i = 0; i < n / 256; i++, w += 66) {
         v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
         for (size_t two = 0; two < 4; two++) {
@@ -54,7 +53,7 @@ static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack
             for (size_t odd = 0; odd < 2; odd++) {
                 struct pack_w *to = panel_block(&at, 8 * i + 2 * two + odd);
                 __m512i word = q[2 * odd + 1];
-                put_iq2(&t, q[2 * odd], word, to);
+                put_iq2(t, q[2 * odd], word, to);
                 v16_store(to->d, d);
                 /* 2 s + 1, s being the top four bits */
                 i16 s = i16_or(i16_srl(word, 27), i16_set1(1));

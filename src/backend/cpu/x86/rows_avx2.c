@@ -6,6 +6,7 @@
 
 void kern_rows_avx2(struct cpu_kern *k)
 {
+    k->rows_a8[QT_Q8_0] = rows_q8_0;
     k->rows_a8[QT_Q2_K] = rows_q2_k;
     k->rows_a8[QT_Q3_K] = rows_q3_k;
     k->rows_a8[QT_Q4_K] = rows_q4_k;
