@@ -132,7 +132,7 @@ bool model_kv_dir(struct buf *dir, const struct cli *o)
     }
     if (o->kv_dir) {
         buf_adds(dir, o->kv_dir);
-    } else if (o->cmd->bit != CMD_RUN) {
+    } else if (o->cmd->bit == CMD_CHAT || o->cmd->bit == CMD_SERVE) {
         cache_path(dir, "kv");
     }
     return dir->n > 0;

@@ -23,6 +23,7 @@ struct serve {
     struct server *server;
     struct progress progress;
     struct buf key_file, hosts, origins; /* texts that the lists point into */
+    struct buf kv_dir;
     const char *key[MAX_NAMES], *host[MAX_NAMES], *origin[MAX_NAMES];
     size_t n_key, n_host, n_origin;
     pthread_t signals;
@@ -166,13 +167,10 @@ static int open_engine(struct serve *s, const struct model_ref *m, fathom_err *e
     opt.max_seq = s->o->parallel ? s->o->parallel : PARALLEL;
     opt.progress = on_progress;
     opt.progress_user = s;
-    struct buf dir = {0};
-    if (model_kv_dir(&dir, s->o)) {
-        opt.kv_dir = buf_cstr(&dir);
+    if (model_kv_dir(&s->kv_dir, s->o)) {
+        opt.kv_dir = buf_cstr(&s->kv_dir);
     }
-    int rc = dir.failed ? err_nomem(err, "path", 0) : fathom_engine_open(&s->engine, &opt, err);
-    opt.kv_dir = NULL; /* the engine has its own copy */
-    buf_free(&dir);
+    int rc = fathom_engine_open(&s->engine, &opt, err);
     progress_end(&s->progress);
     const struct tokenizer *tok = rc ? NULL : engine_tokenizer(s->engine);
     if (!rc && !tok) {
@@ -286,6 +284,7 @@ int cmd_serve(struct cli *o)
     }
     server_close(s.server);
     close_model(&s);
+    buf_free(&s.kv_dir);
     buf_free(&s.key_file);
     buf_free(&s.hosts);
     buf_free(&s.origins);

@@ -257,10 +257,10 @@ const struct option_def cli_options[] = {
     {"operands", 0, OPTION_FLAG, AT(operands), CMD_EXPLAIN, NULL, NULL, 0, 0,
      "also list where every operand lies"},
     {"check", 0, OPTION_FLAG, AT(check), CMD_INSPECT, NULL, NULL, 0, 0, "validate everything"},
-    {"kv-dir", 0, OPTION_STR, AT(kv_dir), CMD_ANSWER | CMD_KV | CMD_SERVE, "DIR", NULL, 0, 0,
+    {"kv-dir", 0, OPTION_STR, AT(kv_dir), CMD_ANSWER | CMD_SERVE | CMD_KV, "DIR", NULL, 0, 0,
      "keep KV state on disk in DIR, so that a prompt is never computed twice; none: nothing is "
      "kept. Default: fathom/kv in the cache folder (run: none)"},
-    {"kv-disk", 0, OPTION_BYTES, AT(kv_disk), CMD_ANSWER | CMD_KV | CMD_SERVE, "SIZE", NULL, 0,
+    {"kv-disk", 0, OPTION_BYTES, AT(kv_disk), CMD_ANSWER | CMD_SERVE | CMD_KV, "SIZE", NULL, 0,
      0, "most that all files in the KV directory may take; default 16g"},
     {"kv-flush-seconds", 0, OPTION_NUM, AT(kv_flush), CMD_ANSWER | CMD_SERVE, "S", NULL, 0,
      86400, "at the end, go on writing KV state for at most S seconds; default 5"},

@@ -5,9 +5,41 @@
 
 #include <strings.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 
 enum { KEY_LEAST = 8 };
+
+/* The first 128 bits of SHA-256. */
+static struct sip_digest digest(struct slice s)
+{
+    unsigned char out[SHA256_BYTES];
+    struct hash h = {0};
+    struct sip_digest d;
+    bool ok = hash_open(&h, HASH_SHA256);
+    if (ok) {
+        hash_add(&h, s.p, s.n);
+        ok = hash_digest(&h, out);
+        hash_close(&h);
+    }
+    if (!ok) { /* out of memory */
+        struct sip_key k = sip_key_random();
+        return (struct sip_digest){{k.k[0], k.k[1]}};
+    }
+    memcpy(&d, out, sizeof d);
+    return d;
+}
+
+struct sip_digest auth_salt(const struct auth *a, int key, struct slice own)
+{
+    struct sip_digest salt = a->n_key > 1 && key >= 0 ? a->owner[key] : (struct sip_digest){0};
+    if (own.n > 0) {
+        struct sip_digest d = digest(own);
+        salt.h[0] ^= d.h[0];
+        salt.h[1] ^= d.h[1];
+    }
+    return salt;
+}
 
 int auth_init(struct auth *a, const char *const *keys, size_t n, fathom_err *err)
 {
@@ -16,7 +48,8 @@ int auth_init(struct auth *a, const char *const *keys, size_t n, fathom_err *err
         return 0;
     }
     a->key = mem_alloc(n, sizeof *a->key);
-    if (!a->key) {
+    a->owner = mem_alloc(n, sizeof *a->owner);
+    if (!a->key || !a->owner) {
         return err_nomem(err, "API keys", n * sizeof *a->key);
     }
     for (size_t i = 0; i < n; i++) {
@@ -27,6 +60,7 @@ int auth_init(struct auth *a, const char *const *keys, size_t n, fathom_err *err
                            "source",
                            i + 1, len, KEY_LEAST);
         }
+        a->owner[i] = digest(slice_of(keys[i]));
         a->key[a->n_key++] = sip_hash(a->secret, keys[i], len);
     }
     return 0;
@@ -35,6 +69,7 @@ int auth_init(struct auth *a, const char *const *keys, size_t n, fathom_err *err
 void auth_fini(struct auth *a)
 {
     mem_free(a->key);
+    mem_free(a->owner);
     *a = (struct auth){0};
 }
 

@@ -9,7 +9,8 @@
 
 struct auth {
     struct sip_key secret;
-    struct sip_digest *key; /* owned: n_key digests */
+    struct sip_digest *key;   /* owned: n_key digests */
+    struct sip_digest *owner; /* owned: of each key, the same in every run */
     size_t n_key;
 };
 
@@ -20,6 +21,11 @@ void auth_fini(struct auth *a);
  * authorization: value of the header ("Bearer K"); key: of x-api-key or api-key. Takes the same
  * time for any key. */
 int auth_check(const struct auth *a, const char *authorization, const char *key);
+
+/* Who shares computed prefixes: none for a server with at most one key and requests without a
+ * salt of their own; else a digest of both that is the same in every run, because stored state
+ * is named by it. Any memory failure gives a digest that nobody shares. */
+struct sip_digest auth_salt(const struct auth *a, int key, struct slice own);
 
 /* Is this Host header one of this machine's own names? bound: the address of this side of the
  * connection. */

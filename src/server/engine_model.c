@@ -6,10 +6,13 @@
 #include "base/mem.h"
 #include "server/model.h"
 
-static int seq_new(void *impl, void **seq, fathom_err *err)
+static int seq_new(void *impl, void **seq, struct sip_digest salt, fathom_err *err)
 {
     fathom_session *s = NULL;
-    int rc = fathom_session_new(&s, impl, err);
+    bool own = (salt.h[0] | salt.h[1]) != 0;
+    fathom_session_options o = {.salt = own ? &salt : NULL,
+                                .salt_bytes = own ? sizeof salt : 0};
+    int rc = fathom_session_open(&s, impl, &o, err);
     *seq = s;
     return rc;
 }
@@ -54,6 +57,12 @@ static void checkpoint(void *impl, void *seq)
     fathom_session_checkpoint(seq, NULL); /* a copy that cannot be made only costs time */
 }
 
+static void idle(void *impl, void *seq)
+{
+    (void)impl;
+    fathom_session_save(seq);
+}
+
 static const uint32_t *ids(void *impl, void *seq, uint32_t *n)
 {
     (void)impl;
@@ -84,11 +93,14 @@ static int sample(void *impl, void *seq, const fathom_sampling *p, const uint32_
     return fathom_session_sample(seq, p, mask, out, err);
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *budget)
+static void memory(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages)
 {
     fathom_info i;
+    fathom_kv_info kv;
     fathom_engine_info(impl, &i);
+    fathom_engine_kv(impl, &kv);
     *used = i.kv_used_bytes;
+    *idle_pages = kv.idle_pages;
     *budget = i.kv_budget_bytes;
 }
 
@@ -100,6 +112,7 @@ static const struct model_ops engine_ops = {
     .append = append,
     .pending = pending,
     .checkpoint = checkpoint,
+    .idle = idle,
     .ids = ids,
     .step = step,
     .sample = sample,

@@ -192,19 +192,6 @@ static void reply_body(struct exchange *x)
 
 /* ---- from the body to the job ---- */
 
-/* Prompts of different keys, and of different cache_salt, do not share what was computed. */
-static void make_salt(struct exchange *x)
-{
-    const struct auth *a = &x->s->auth;
-    struct slice own = x->request.cache_salt;
-    x->salt = a->n_key > 1 ? a->key[x->key] : (struct sip_digest){0};
-    if (own.n > 0) {
-        struct sip_digest d = sip_hash(a->secret, own.p, own.n);
-        x->salt.h[0] ^= d.h[0];
-        x->salt.h[1] ^= d.h[1];
-    }
-}
-
 static int read_prompt(struct exchange *x, enum protocol proto, struct ids *ids,
                        bool *in_reasoning, struct api_error *e)
 {
@@ -213,7 +200,7 @@ static int read_prompt(struct exchange *x, enum protocol proto, struct ids *ids,
     x->reading = true;
     int rc = request_read(&x->request, proto, http_body(x->http), &s->policy, e);
     if (rc == 0) {
-        make_salt(x);
+        x->salt = auth_salt(&s->auth, x->key, x->request.cache_salt);
         rc = request_prompt(&x->request, &s->policy, s->replay, x->salt, ids, in_reasoning,
                             s->trace ? &text : NULL, e);
     }

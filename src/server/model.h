@@ -6,6 +6,7 @@
 #define SERVER_MODEL_H
 
 #include "base/err.h"
+#include "base/siphash.h"
 #include "base/str.h"
 
 struct tokenizer;
@@ -26,7 +27,8 @@ struct model_work {
 };
 
 struct model_ops {
-    int (*seq_new)(void *impl, void **seq, fathom_err *err);
+    /* Sequences of different salts never use each other's state. */
+    int (*seq_new)(void *impl, void **seq, struct sip_digest salt, fathom_err *err);
     void (*seq_free)(void *impl, void *seq);
     /* A copy of the first n computed tokens. */
     int (*seq_fork)(void *impl, void **out, void *seq, uint32_t n, fathom_err *err);
@@ -36,13 +38,16 @@ struct model_ops {
     int (*append)(void *impl, void *seq, uint32_t id, fathom_err *err);
     uint32_t (*pending)(void *impl, void *seq);
     void (*checkpoint)(void *impl, void *seq);
+    /* The sequence will not be used for a while: what is worth it may go to the disk. */
+    void (*idle)(void *impl, void *seq);
     /* The ids that are computed, *n of them. */
     const uint32_t *(*ids)(void *impl, void *seq, uint32_t *n);
     int (*step)(void *impl, const struct model_work *work, uint32_t n, fathom_err *err);
     int (*sample)(void *impl, void *seq, const fathom_sampling *p, const uint32_t *mask,
                   fathom_choice *out, fathom_err *err);
-    /* KV memory in use and in all. */
-    void (*memory)(void *impl, uint64_t *used, uint64_t *budget);
+    /* KV memory in use and in all; idle_pages of it are held by no sequence and are given up
+     * when memory is needed. */
+    void (*memory)(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages);
 };
 
 struct model {

@@ -231,7 +231,9 @@ static enum place start_job(struct sched *s, struct job *j, fathom_err *err)
     struct metrics *m = s->cfg.metrics;
     metrics_observe(&m->queue_wait, r->started - j->submitted);
     atomic_fetch_add(&m->prompt_tokens, j->spec.prompt.n);
-    atomic_fetch_add(&m->cached_live, r->reuse.kept);
+    uint32_t disk = MIN(r->reuse.disk, r->reuse.kept);
+    atomic_fetch_add(&m->cached_live, r->reuse.kept - disk);
+    atomic_fetch_add(&m->cached_disk, disk);
     job_put(j, (struct job_event){.kind = JOB_EV_START, .n = r->reuse.kept}, (struct slice){0},
             NULL, 0);
     return PLACE_OK;
@@ -547,7 +549,8 @@ static void wait_for_work(struct sched *s)
 static void publish_memory(struct sched *s)
 {
     uint64_t used, budget;
-    s->slots.m->ops->memory(s->slots.m->impl, &used, &budget);
+    uint32_t idle_pages;
+    s->slots.m->ops->memory(s->slots.m->impl, &used, &budget, &idle_pages);
     atomic_store(&s->cfg.metrics->kv_used, used);
     atomic_store(&s->cfg.metrics->kv_budget, budget);
 }

@@ -177,9 +177,10 @@ void script_close(struct script *s)
 
 /* ---- sequences ---- */
 
-static int seq_new(void *impl, void **seq, fathom_err *err)
+static int seq_new(void *impl, void **seq, struct sip_digest salt, fathom_err *err)
 {
     (void)impl;
+    (void)salt;
     *seq = mem_calloc(1, sizeof(struct script_seq));
     return *seq ? 0 : err_nomem(err, "a sequence", sizeof(struct script_seq));
 }
@@ -195,7 +196,7 @@ static void seq_free(void *impl, void *seq)
 static int seq_fork(void *impl, void **out, void *seq, uint32_t n, fathom_err *err)
 {
     struct script_seq *from = seq;
-    int rc = seq_new(impl, out, err);
+    int rc = seq_new(impl, out, (struct sip_digest){0}, err);
     if (!rc) {
         struct script_seq *q = *out;
         ids_add_all(&q->ids, from->ids.p, MIN(n, from->n));
@@ -279,6 +280,12 @@ static void checkpoint(void *impl, void *seq)
     (void)seq;
 }
 
+static void idle(void *impl, void *seq)
+{
+    (void)impl;
+    (void)seq;
+}
+
 static const uint32_t *seq_ids(void *impl, void *seq, uint32_t *n)
 {
     const struct script_seq *q = seq;
@@ -350,10 +357,10 @@ static int sample(void *impl, void *seq, const fathom_sampling *p, const uint32_
     return 0;
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *budget)
+static void memory(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages)
 {
     (void)impl;
-    *used = *budget = 0;
+    *used = *budget = *idle_pages = 0;
 }
 
 static const struct model_ops script_ops = {
@@ -364,6 +371,7 @@ static const struct model_ops script_ops = {
     .append = append,
     .pending = pending,
     .checkpoint = checkpoint,
+    .idle = idle,
     .ids = seq_ids,
     .step = step,
     .sample = sample,

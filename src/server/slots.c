@@ -128,8 +128,11 @@ static uint64_t pages_bytes(const struct slots *s, uint64_t tokens)
 /* KV memory that is in use or promised to running answers. */
 static uint64_t committed(struct slots *s, uint64_t *budget)
 {
-    uint64_t used;
-    s->m->ops->memory(s->m->impl, &used, budget);
+    uint64_t used, idle;
+    uint32_t idle_pages;
+    s->m->ops->memory(s->m->impl, &used, budget, &idle_pages);
+    idle = idle_pages * s->m->info.page_bytes;
+    used -= MIN(used, idle);
     for (uint32_t i = 0; i < s->n; i++) {
         if (s->slot[i].run) {
             uint32_t n;
@@ -160,7 +163,8 @@ static bool make_memory(struct slots *s, const struct run *run, const struct slo
 }
 
 /* A slot with a sequence for the prompt: the best idle one, or a fork, or a new one. */
-static int take(struct slots *s, struct offer *o, struct slot **out, fathom_err *err)
+static int take(struct slots *s, struct offer *o, struct sip_digest salt, struct slot **out,
+                fathom_err *err)
 {
     const struct model_ops *ops = s->m->ops;
     uint32_t n = 0;
@@ -189,7 +193,7 @@ static int take(struct slots *s, struct offer *o, struct slot **out, fathom_err 
     if (from && ops->seq_fork(s->m->impl, &(*out)->seq, from->seq, n, &ignored) == 0) {
         return 0;
     }
-    return ops->seq_new(s->m->impl, &(*out)->seq, err);
+    return ops->seq_new(s->m->impl, &(*out)->seq, salt, err);
 }
 
 enum place slots_place(struct slots *s, struct run *run, fathom_err *err)
@@ -209,7 +213,7 @@ enum place slots_place(struct slots *s, struct run *run, fathom_err *err)
         return PLACE_WAIT;
     }
     o = look(s, j); /* make_memory may have freed some */
-    int rc = take(s, &o, &t, err);
+    int rc = take(s, &o, j->salt, &t, err);
     if (rc) {
         return alone ? PLACE_ERROR : PLACE_WAIT;
     }
@@ -235,6 +239,7 @@ void slots_release(struct slots *s, struct run *run)
     for (uint32_t i = 0; i < s->n; i++) {
         if (s->slot[i].run == run) {
             s->slot[i].run = NULL;
+            s->m->ops->idle(s->m->impl, s->slot[i].seq);
             s->slot[i].used = clock_now();
         }
     }

@@ -34,8 +34,8 @@ class Server:
     def __init__(self, work, *args, script=None, env=None, ready=True):
         self.log_path = os.path.join(work, f"serve-{time.monotonic_ns()}.log")
         cmd = [PROGRAM, "serve", "--port", "0", *map(str, args)]
-        if "--kv-dir" not in cmd:
-            cmd += ["--kv-dir", "none"]  # nothing is kept from one test to the next
+        if "--kv-dir" not in args:
+            cmd += ["--kv-dir", "none"]
         if script is not None:
             path = self.log_path + ".script"
             with open(path, "w", encoding="utf-8") as f:

@@ -81,6 +81,20 @@ def test_a_stream_goes_on_while_a_prompt_is_read(work):
         assert len(during) >= usage["prompt_tokens"] / 64 / 2, "the stream stood still"
 
 
+def test_a_prompt_outlives_the_server(work):
+    folder = os.path.join(work, "kv")
+    body = {"model": "m", "prompt": "word " * 2600, "max_tokens": 6, "temperature": 0}
+    args = ("--kv-dir", folder, "--ctx", "4096", "--threads", "1")
+    with serving(work, *args) as s:
+        first = s.post("/v1/completions", body, timeout=200)
+        s.post("/v1/completions", {**body, "prompt": body["prompt"] + "and more"}, timeout=200)  # used again: worth keeping
+    with serving(work, *args) as s:
+        again = s.post("/v1/completions", body, timeout=200)
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 2048, again["usage"]
+        assert again["choices"] == first["choices"]
+        assert s.metric("prompt_tokens_cached_total", '{source="disk"}') >= 2048
+
+
 def test_64_streams(work):
     """Every answer must be complete and its own: the same request gives the same text each time."""
     with serving(work, "--parallel", "8", "--queue", "64", "--ctx", "512", "--threads", "1", "--connections", "100") as s:

@@ -359,7 +359,7 @@ def test_image_placeholder(work):
 
 def test_unix_socket(work):
     path = os.path.join(work, "sock")
-    p = subprocess.Popen([PROGRAM, "serve", "--kv-dir", "none", "--socket", path], stderr=subprocess.PIPE, env=environment())
+    p = subprocess.Popen([PROGRAM, "serve", "--socket", path, "--kv-dir", "none"], stderr=subprocess.PIPE, env=environment())
     try:
         end = time.time() + 20
         while time.time() < end and not os.path.exists(path):

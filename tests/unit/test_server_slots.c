@@ -13,9 +13,9 @@ static void *live[SEQS + 1]; /* sequences that exist */
 static uint32_t n_live, n_forks;
 static uint64_t budget;
 
-static int seq_new(void *impl, void **seq, fathom_err *err)
+static int seq_new(void *impl, void **seq, struct sip_digest salt, fathom_err *err)
 {
-    int rc = real->seq_new(impl, seq, err);
+    int rc = real->seq_new(impl, seq, salt, err);
     assert_true(n_live < SEQS); /* never more than there are slots */
     live[n_live++] = *seq;
     return rc;
@@ -40,10 +40,11 @@ static int seq_fork(void *impl, void **out, void *seq, uint32_t n, fathom_err *e
     return rc;
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *all)
+static void memory(void *impl, uint64_t *used, uint64_t *all, uint32_t *idle_pages)
 {
     *used = 0;
     *all = budget;
+    *idle_pages = 0;
     for (uint32_t i = 0; i < n_live; i++) {
         uint32_t n;
         real->ids(impl, live[i], &n);
@@ -115,7 +116,8 @@ static enum place place(struct slots *s, struct run *r)
     fathom_err err = {0};
     enum place p = slots_place(s, r, &err);
     uint64_t used, all;
-    memory(util_model.impl, &used, &all);
+    uint32_t idle_pages;
+    memory(util_model.impl, &used, &all, &idle_pages);
     assert_true(used <= all);
     return p;
 }
