@@ -50,6 +50,7 @@ int cmd_logits(struct cli *o);
 int cmd_selftest(struct cli *o);
 int cmd_bench(struct cli *o);
 int cmd_kv(struct cli *o);
+int cmd_eval(struct cli *o);
 int cmd_help(struct cli *o);
 
 #endif

@@ -33,7 +33,10 @@ void cli_init(struct cli *o, const struct command *cmd)
                       .sequences = 1,
                       .save_minutes = 10,
                       .shrink = IMATRIX_SHRINK,
-                      .kv_flush = 5};
+                      .kv_flush = 5,
+
+                      .overlap = -1,
+                      .keep = -1};
 }
 
 int cmd_usage(const struct cli *o, const char *fmt, ...)

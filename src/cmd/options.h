@@ -55,6 +55,10 @@ struct cli {
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;
     bool merge;
+    /* eval */
+    const char *against, *reference, *save_reference, *cases, *tasks, *official, *floor, *rows;
+    uint32_t limit, every;
+    int32_t overlap, keep; /* -1: not given */
     bool show_reasoning, raw, json, jsonl, all, check, plain, lenient, decode, operands,
         dry_run, help;
 };
@@ -91,7 +95,7 @@ enum {
     CMD_EVAL = 32768,
     CMD_SERVE = 65536,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX | CMD_EVAL,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
     CMD_ALL = 131071
 };
