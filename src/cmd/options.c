@@ -34,7 +34,6 @@ void cli_init(struct cli *o, const struct command *cmd)
                       .save_minutes = 10,
                       .shrink = IMATRIX_SHRINK,
                       .kv_flush = 5,
-
                       .overlap = -1,
                       .keep = -1};
 }

@@ -28,7 +28,7 @@ def test_no_command():
 
 def test_unbuilt_commands():
     overview = good("--help")
-    for c in ("serve", "eval"):
+    for c in ("serve",):
         bad(2, "not part of this build", c)
         bad(2, "not part of this build", c, "--help")
         assert f"\n  {c} " not in overview, c
