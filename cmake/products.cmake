@@ -21,7 +21,7 @@ endforeach()
 # ---- program ----
 # f_cmd holds all of src/cmd but main.c; which file of src/cmd/embedded is linked decides whether
 # a model is inside.
-fathom_folder(cmd DEPS server factory engine chat backend/cpu backend/ref kv model text op gguf quant json base
+fathom_folder(cmd DEPS eval server factory engine chat backend/cpu backend/ref kv model text op gguf quant json base
   LIBS ${FATHOM_EDIT_LIBS})
 get_target_property(cmd_sources f_cmd SOURCES)
 list(FILTER cmd_sources EXCLUDE REGEX "/main\\.c$")
@@ -34,7 +34,9 @@ function(fathom_program target embedded)
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()
 
-# Two stages: fathom-boot, the same program without a model, converts models/mini; fathom holds the result.
+# Two stages: fathom-boot, the same program without a model, converts models/mini with the recipe that
+# the product is made for and the importance matrix beside it (tools/make_mini.sh renews that); fathom
+# holds the result.
 if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CROSSCOMPILING_EMULATOR)
   message(WARNING "Cross compiling without an emulator: the program is built without the embedded "
     "mini model, because converting it needs a program that runs here. Set CMAKE_CROSSCOMPILING_EMULATOR to have it.")
@@ -43,9 +45,10 @@ else()
   fathom_program(fathom-boot none)
   set(mini ${CMAKE_BINARY_DIR}/mini.gguf)
   file(GLOB mini_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/models/mini/*.json
-    ${CMAKE_SOURCE_DIR}/models/mini/*.safetensors)
+    ${CMAKE_SOURCE_DIR}/models/mini/*.safetensors ${CMAKE_SOURCE_DIR}/models/mini/imatrix.gguf)
   add_custom_command(OUTPUT ${mini}
-    COMMAND fathom-boot convert ${CMAKE_SOURCE_DIR}/models/mini -o ${mini} --recipe q8
+    COMMAND fathom-boot convert ${CMAKE_SOURCE_DIR}/models/mini -o ${mini} --recipe q2
+      --imatrix ${CMAKE_SOURCE_DIR}/models/mini/imatrix.gguf --imatrix-strict
     DEPENDS fathom-boot ${mini_files}
     COMMENT "Converting the mini model that the program carries")
   add_custom_target(mini-gguf DEPENDS ${mini})

@@ -51,6 +51,7 @@ int cmd_selftest(struct cli *o);
 int cmd_bench(struct cli *o);
 int cmd_kv(struct cli *o);
 int cmd_serve(struct cli *o);
+int cmd_eval(struct cli *o);
 int cmd_help(struct cli *o);
 
 #endif

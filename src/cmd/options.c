@@ -34,7 +34,9 @@ void cli_init(struct cli *o, const struct command *cmd)
                       .save_minutes = 10,
                       .shrink = IMATRIX_SHRINK,
                       .kv_flush = 5,
-                      .port = 8000};
+                      .port = 8000,
+                      .overlap = -1,
+                      .keep = -1};
 }
 
 int cmd_usage(const struct cli *o, const char *fmt, ...)

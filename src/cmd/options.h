@@ -55,6 +55,10 @@ struct cli {
     uint32_t window, skip_prompts, limit_prompts, save_minutes;
     uint64_t limit_tokens;
     bool merge;
+    /* eval */
+    const char *against, *reference, *save_reference, *cases, *tasks, *official, *floor, *rows;
+    uint32_t limit, every;
+    int32_t overlap, keep; /* -1: not given */
     /* serve */
     const char *host, *socket, *api_key_file, *allowed_hosts, *cors_origin, *alias, *trace,
         *script;
@@ -98,7 +102,7 @@ enum {
     CMD_EVAL = 32768,
     CMD_SERVE = 65536,
     CMD_ANSWER = CMD_RUN | CMD_CHAT,
-    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX | CMD_SERVE,
+    CMD_ENGINE = CMD_ANSWER | CMD_LOGITS | CMD_BENCH | CMD_IMATRIX | CMD_SERVE | CMD_EVAL,
     CMD_PARTS = CMD_TOKENS | CMD_RENDER | CMD_PARSE,
     CMD_ALL = 131071
 };
@@ -129,8 +133,6 @@ extern const struct command cli_commands[];
 extern const size_t cli_n_commands;
 extern const struct option_def cli_options[];
 extern const size_t cli_n_options;
-/* Commands that are planned and not built: named, refused with a clear message. */
-const char *cli_unbuilt(const char *name);
 
 const struct command *cli_command(const char *name); /* NULL if unknown */
 void cli_init(struct cli *o, const struct command *cmd);

@@ -69,6 +69,13 @@ const struct command cli_commands[] = {
      "or with --fill behind random cache rows. With --synthetic the model has random weights and "
      "the true width; a cut of few layers is extrapolated to all of them. With --kernels the "
      "products of the cpu backend are measured, not a model."},
+    {"eval", CMD_EVAL, cmd_eval, "", 0, 0,
+     "quality: likelihood, KL divergence from another file, tasks, official answers",
+     "Scores a text (-f) or the continuations of a manifest (--cases), and with --against or "
+     "--reference also how far the predictions are from those of another file, token by token. "
+     "--tasks answers prompts and compares with accepted answers; --official compares with the "
+     "tokens that the vendor's API chose. Means stand with 95 % intervals (bootstrap). The forms "
+     "of the files are described in docs/quality.md."},
     {"kv", CMD_KV, cmd_kv, "ACTION [KEY...]", 1, 4,
      "the state kept on disk: list, check, remove",
      "ACTION: ls lists the files; show KEY describes one (--text: its part of the prompt, with the "
@@ -96,8 +103,8 @@ const struct option_def cli_options[] = {
      "model file; default $FATHOM_MODEL, else the embedded mini model"},
     {"prompt", 'p', OPTION_STR, AT(prompt), CMD_RUN | CMD_TOKENS, "TEXT", NULL, 0, 0,
      "the text"},
-    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS | CMD_IMATRIX, "FILE", NULL, 0, 0,
-     "read the input from FILE (- is stdin)"},
+    {"file", 'f', OPTION_STR, AT(file), CMD_RUN | CMD_PARTS | CMD_IMATRIX | CMD_EVAL, "FILE",
+     NULL, 0, 0, "read the input from FILE (- is stdin)"},
     {"system", 0, OPTION_STR, AT(system), CMD_ANSWER, "TEXT", NULL, 0, 0, "system message"},
     {"tools", 0, OPTION_STR, AT(tools), CMD_RUN, "FILE", NULL, 0, 0,
      "JSON array of tool definitions (OpenAI form) offered to the model"},
@@ -113,8 +120,8 @@ const struct option_def cli_options[] = {
      "end the answer before TEXT; may be given up to 8 times"},
     {"temp", 0, OPTION_NUM, AT(temp), CMD_ANSWER | CMD_SERVE, "X", NULL, 0, 100,
      "sampling temperature, 0 is greedy; default 1"},
-    {"seed", 0, OPTION_U64, AT(seed), CMD_ANSWER, "N", NULL, 0, 0,
-     "same seed, same answer; default: drawn from the clock"},
+    {"seed", 0, OPTION_U64, AT(seed), CMD_ANSWER | CMD_EVAL, "N", NULL, 0, 0,
+     "same seed, same answer; default: drawn from the clock (eval: 1)"},
     {"top-k", 0, OPTION_U32, AT(top_k), CMD_ANSWER, "N", NULL, 0, 0,
      "only the N likeliest tokens"},
     {"top-p", 0, OPTION_NUM, AT(top_p), CMD_ANSWER, "X", NULL, 0, 1,
@@ -122,7 +129,7 @@ const struct option_def cli_options[] = {
     {"min-p", 0, OPTION_NUM, AT(min_p), CMD_ANSWER, "X", NULL, 0, 1,
      "only tokens at least X times as likely as the likeliest"},
     {"release", 0, OPTION_CHOICE, AT(release),
-     CMD_ANSWER | CMD_RENDER | CMD_IMATRIX | CMD_SERVE, "NAME", "preview|0731", 0, 0,
+     CMD_ANSWER | CMD_RENDER | CMD_IMATRIX | CMD_SERVE | CMD_EVAL, "NAME", "preview|0731", 0, 0,
      "chat format of this release; default: what the model file says"},
     {"host", 0, OPTION_STR, AT(host), CMD_SERVE, "ADDRESS", NULL, 0, 0,
      "IP address to listen on; default 127.0.0.1 (:: is every address, IPv6 and IPv4)"},
@@ -176,10 +183,11 @@ const struct option_def cli_options[] = {
      "no line for each request on stderr"},
     {"ids", 0, OPTION_STR, AT(ids), CMD_LOGITS | CMD_TOKENS, "LIST", NULL, 0, 0,
      "token ids, comma separated (- reads them from stdin)"},
-    {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS | CMD_KV, NULL, NULL, 0, 0,
-     "logits: every position, not only the last; kv verify, kv rm: all files"},
+    {"all", 0, OPTION_FLAG, AT(all), CMD_LOGITS | CMD_KV | CMD_EVAL, NULL, NULL, 0, 0,
+     "logits: every position, not only the last; kv verify, kv rm: all files; eval --cases: the "
+     "prompts, too"},
     {"decode", 0, OPTION_FLAG, AT(decode), CMD_TOKENS, NULL, NULL, 0, 0, "ids to text"},
-    {"plain", 0, OPTION_FLAG, AT(plain), CMD_TOKENS, NULL, NULL, 0, 0,
+    {"plain", 0, OPTION_FLAG, AT(plain), CMD_TOKENS | CMD_EVAL, NULL, NULL, 0, 0,
      "untrusted text: control strings stay ordinary text"},
     {"lenient", 0, OPTION_FLAG, AT(lenient), CMD_PARSE, NULL, NULL, 0, 0,
      "also accept the small deviations that the server accepts (docs/chat-format.md)"},
@@ -187,7 +195,7 @@ const struct option_def cli_options[] = {
      "the GGUF to write"},
     {"merge", 0, OPTION_FLAG, AT(merge), CMD_IMATRIX, NULL, NULL, 0, 0,
      "add up the FILEs (GGUF form) instead of collecting"},
-    {"window", 0, OPTION_U32, AT(window), CMD_IMATRIX, "N", NULL, 0, 1u << 30,
+    {"window", 0, OPTION_U32, AT(window), CMD_IMATRIX | CMD_EVAL, "N", NULL, 0, 1u << 30,
      "tokens of a piece of plain text; default 2048"},
     {"skip-prompts", 0, OPTION_U32, AT(skip_prompts), CMD_IMATRIX, "N", NULL, 0, 0,
      "begin behind the first N pieces or lines"},
@@ -229,6 +237,32 @@ const struct option_def cli_options[] = {
     {"decode-only", 0, OPTION_FLAG, AT(decode_only), CMD_BENCH, NULL, NULL, 0, 0,
      "with --kernels: no prefill"},
     {"csv", 0, OPTION_FLAG, AT(csv), CMD_BENCH, NULL, NULL, 0, 0, "CSV output"},
+    {"cases", 0, OPTION_STR, AT(cases), CMD_EVAL, "FILE", NULL, 0, 0,
+     "JSON Lines of prompts and continuations to score"},
+    {"against", 0, OPTION_STR, AT(against), CMD_EVAL, "FILE", NULL, 0, 0,
+     "compare with this model, open at the same time"},
+    {"reference", 0, OPTION_STR, AT(reference), CMD_EVAL, "FILE", NULL, 0, 0,
+     "compare with the predictions in this file"},
+    {"save-reference", 0, OPTION_STR, AT(save_reference), CMD_EVAL, "FILE", NULL, 0, 0,
+     "write the model's predictions for a later --reference"},
+    {"keep", 0, OPTION_I32, AT(keep), CMD_EVAL, "N", NULL, 0, 0,
+     "ids kept of each row of --save-reference; 0: all logits; default 256, all of a vocabulary "
+     "up to 4096"},
+    {"floor", 0, OPTION_CHOICE, AT(floor), CMD_EVAL, "FORM", "act|ref|both", 0, 0,
+     "also measure the noise floor: the same weights with other activations, or on the ref "
+     "backend"},
+    {"overlap", 0, OPTION_I32, AT(overlap), CMD_EVAL, "N", NULL, 0, 0,
+     "tokens of the window before that are repeated as context; default a quarter"},
+    {"limit", 0, OPTION_U32, AT(limit), CMD_EVAL, "N", NULL, 0, 0,
+     "score about N tokens, spread over the whole"},
+    {"rows", 0, OPTION_STR, AT(rows), CMD_EVAL, "FILE", NULL, 0, 0,
+     "write a line per scored token (CSV)"},
+    {"tasks", 0, OPTION_STR, AT(tasks), CMD_EVAL, "FILE", NULL, 0, 0,
+     "JSON Lines of prompts with accepted answers, answered greedily"},
+    {"every", 0, OPTION_U32, AT(every), CMD_EVAL, "N", NULL, 0, 1 << 20,
+     "only every N-th task"},
+    {"official", 0, OPTION_STR, AT(official), CMD_EVAL, "FILE", NULL, 0, 0,
+     "JSON Lines of greedy answers of the vendor's API"},
     {"tensor", 0, OPTION_LIST, AT(rules), CMD_CONVERT, "PATTERN=TYPE", NULL, 0, 0,
      "type of the matrices whose GGUF name matches (* stands for anything); up to 64, the first "
      "match decides"},
@@ -296,19 +330,8 @@ const struct option_def cli_options[] = {
      "one JSON object a line in, one a line out"},
     {"json", 0, OPTION_FLAG, AT(json),
      CMD_RUN | CMD_PARTS | CMD_LOGITS | CMD_INSPECT | CMD_PLAN | CMD_EXPLAIN | CMD_SELFTEST |
-         CMD_BENCH | CMD_KV,
+         CMD_BENCH | CMD_KV | CMD_EVAL,
      NULL, NULL, 0, 0, "JSON output"},
     {"help", 'h', OPTION_FLAG, AT(help), CMD_ALL, NULL, NULL, 0, 0, "this text"},
 };
 const size_t cli_n_options = ARRAY_LEN(cli_options);
-
-const char *cli_unbuilt(const char *name)
-{
-    static const char *const names[] = {"eval"};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (strcmp(name, names[i]) == 0) {
-            return names[i];
-        }
-    }
-    return NULL;
-}

@@ -16,6 +16,7 @@
 
 #include "backend/cpu/ahead.h"
 #include "backend/cpu/kern.h"
+#include "backend/cpu/kern_order.h"
 #include "base/num.h"
 
 /* Specialised once per format: the format's function is a constant. */

@@ -6,13 +6,8 @@
 #include <immintrin.h>
 
 #include "backend/cpu/index_int.h"
+#include "backend/cpu/kern_order.h"
 #include "backend/cpu/x86/vec_avx512.h"
-
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 static uint32_t index_rows(const uint8_t *const *codes, const uint8_t *const *scales, size_t n,
                            struct index_rows *out)
