@@ -187,6 +187,7 @@ void to_main(worker *w, bool ends)
         __sanitizer_start_switch_fiber(ends ? nullptr : &f->asan, w->main_bottom, w->main_size);
     }
     if (with_tsan()) {
+        __tsan_release(&w->end_sync); /* only the scheduler acquires it, when the group has ended */
         __tsan_switch_to_fiber(w->main_tsan, 1);
     }
     emu_switch(&f->sp, w->main_sp);
@@ -205,9 +206,6 @@ extern "C" void emu_fiber_main(void)
     k->invoke(k->fn, &w->cur->lane, k->args);
     w = t_worker;
     w->cur->st = DONE;
-    if (with_tsan()) {
-        __tsan_release(&w->end_sync);
-    }
     to_main(w, true);
     abort(); /* a fiber that is done is never resumed */
 }
