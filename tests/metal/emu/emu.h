@@ -12,6 +12,7 @@
 #ifndef METAL_EMU_H
 #define METAL_EMU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -92,6 +93,10 @@ struct emu_library {
 
 /* ---- for the host side ---- */
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Opens a translated library; NULL with *why (static or until the next call) if it cannot. */
 struct emu_library *emu_load(const char *path, const char **why);
 const struct emu_kernel *emu_find(const struct emu_library *lib, const char *name);
@@ -124,5 +129,9 @@ struct emu_dispatch {
 };
 /* Runs it; NULL, or a message about what the kernel did wrong (valid until the next dispatch). */
 const char *emu_run(const struct emu_dispatch *d);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

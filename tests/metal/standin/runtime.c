@@ -121,7 +121,7 @@ static void resolve(struct class *c)
         c->isa->super = c; /* class messages of a root fall back to its instance methods */
     }
     c->isa->isa = c->isa;
-    if (c->instance_size < 0) {
+    if (c->instance_size <= 0) {
         long base = super ? (super->instance_size + 7) & ~7L : 0;
         c->instance_size = base - c->instance_size;
         for (int i = 0; c->ivars && i < c->ivars->n; i++) {
@@ -167,10 +167,6 @@ static IMP find(struct class *c, const char *selector)
     return NULL;
 }
 
-static void nothing(void)
-{
-}
-
 IMP objc_msg_lookup(id object, SEL s)
 {
     resolve_all();
@@ -194,8 +190,11 @@ struct super {
 IMP objc_msg_lookup_super(struct super *s, SEL sel)
 {
     resolve_all();
-    IMP f = s->class ? find(s->class, sel->name) : NULL;
-    return f ? f : nothing;
+    IMP f = find(s->class, sel->name);
+    if (!f) {
+        die("unrecognised selector of super", s->class->name, sel->name);
+    }
+    return f;
 }
 
 id objc_lookup_class(const char *name)
@@ -250,11 +249,11 @@ long standin_live_objects(void)
 
 static void destroy(id o)
 {
+    ((void (*)(id, SEL))find(o->isa, "dealloc"))(o, NULL); /* calls those of its superclasses */
     for (struct class *c = o->isa; c; c = c->super) {
         for (struct method_list *l = c->methods; l; l = l->next) {
             for (int i = 0; i < l->n; i++) {
-                bool dealloc = strcmp(l->m[i].name, "dealloc") == 0 && c == o->isa;
-                if (dealloc || strcmp(l->m[i].name, ".cxx_destruct") == 0) {
+                if (strcmp(l->m[i].name, ".cxx_destruct") == 0) {
                     ((void (*)(id, SEL))l->m[i].imp)(o, NULL);
                 }
             }
