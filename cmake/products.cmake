@@ -2,7 +2,7 @@
 # with the mini model inside it, the manual page and the completions.
 
 # ---- library: everything the public header needs ----
-set(FATHOM_LIB_FOLDERS f_base f_json f_quant f_gguf f_op f_backend_host f_backend_ref f_backend_cpu
+set(FATHOM_LIB_FOLDERS f_base f_json f_quant f_gguf f_op f_backend_host f_backend_ref f_backend_cpu f_backend_metal
   f_backend f_model f_text f_kv f_engine)
 set(lib_objects "")
 foreach(f ${FATHOM_LIB_FOLDERS})

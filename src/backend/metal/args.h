@@ -29,6 +29,11 @@ enum {
     METAL_HEAD_MAX = 512, /* longest head, longest stored row */
     METAL_HC_MAX = 5,     /* streams: hc * hc lanes of one simdgroup */
     METAL_K_MAX = 16,     /* routed experts of a token */
+    METAL_EXPERTS = 4096, /* most routed experts */
+    METAL_NORM_MAX = 2048, /* longest vector of a norm that is folded into a product */
+    METAL_INDEX_N = 128,  /* longest index vector */
+    METAL_INDEX_BATCH = 16, /* tokens whose index scores exist at a time */
+    METAL_TG_BYTES = 31744, /* threadgroup memory of every dispatch */
     METAL_PARTS = 8,
 };
 
@@ -90,6 +95,7 @@ enum metal_task {
 struct metal_level {
     mu32 first[METAL_SLOTS + 1];
     mu32 args[METAL_SLOTS]; /* byte offsets into the args buffer */
+    mu32 tok0, n_tok;       /* tokens of INDEX_SELECT's tasks: it goes through them in batches */
 };
 
 /* ---- operands ---- */
@@ -197,7 +203,7 @@ struct metal_index {
     struct metal_opnd qi, iw, sel, n_sel;
     struct metal_rows rows;
     struct metal_geom geom;
-    mu64 scratch; /* scores: [T][max_rows] floats */
+    mu64 scratch; /* scores: [METAL_INDEX_BATCH][max_rows] floats */
     mu32 heads, n, k_sel, ratio, rows_per_page, max_rows;
     float scale;
     struct metal_head_finish finish; /* heads > 0: qi is finished here */
@@ -259,7 +265,7 @@ struct metal_pick {
 #else
 #define METAL_CHECK(type, bytes) _Static_assert(sizeof(struct type) == bytes, #type)
 #endif
-METAL_CHECK(metal_level, 44);
+METAL_CHECK(metal_level, 52);
 METAL_CHECK(metal_opnd, 24);
 METAL_CHECK(metal_mat, 40);
 METAL_CHECK(metal_vec, 16);

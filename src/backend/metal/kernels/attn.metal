@@ -35,14 +35,14 @@ inline float entry_value(thread const ctx &c, constant metal_attn &o, thread con
         uint p = e.first + i;
         if (p >= q.n0) {
             uint row = q.tok0 + (p - q.n0);
-            return stored_value(o.geom, row_at(c, o.wrow.codes, row), row_at(c, o.wrow.scales, row), d);
+            return stored_value(o.geom, row_at(c, o.wrow.codes, row), row_scales(c, o.wrow, row), d);
         }
         return stored_value(o.geom, state_at(c, o.ring.codes, q.state, p % o.slots),
-                            state_at(c, o.ring.scales, q.state, p % o.slots), d);
+                            state_scales(c, o.ring, q.state, p % o.slots), d);
     }
     uint row = e.all ? i - e.n_win : words_at(c, o.sel, t)[i - e.n_win];
     uint page = c.pages[q.page0 + row / o.rows_per_page], slot = row % o.rows_per_page;
-    return stored_value(o.geom, page_at(c, o.rows.codes, page, slot), page_at(c, o.rows.scales, page, slot), d);
+    return stored_value(o.geom, page_at(c, o.rows.codes, page, slot), page_scales(c, o.rows, page, slot), d);
 }
 inline void load_rows(thread const ctx &c, constant metal_attn &o, thread const entries &e, uint t, uint i0,
                       uint n)

@@ -26,9 +26,10 @@ struct ctx {
     threadgroup float *tg; /* TG_FLOATS floats */
     uint t, lane, sg;      /* thread of 256, lane of 32, simdgroup of 8 */
     uint group;            /* threadgroup within the task */
+    uint tok0;             /* first token of the batch (INDEX_SELECT) */
 };
 
-constant uint TG_FLOATS = 7936; /* 31 KB; the host sets as much */
+constant uint TG_FLOATS = METAL_TG_BYTES / 4; /* the host sets as much */
 
 /* enum op_space, enum row_kind, enum qtype: checked by the host against the C headers. */
 constant uint SPACE_STATE = 2, SPACE_PAGE = 3, SPACE_IO = 4;
@@ -59,6 +60,19 @@ inline device uchar *state_at(thread const ctx &c, constant metal_opnd &o, uint 
 inline device uchar *page_at(thread const ctx &c, constant metal_opnd &o, uint page, uint slot)
 {
     return c.page + (ulong)page * c.step->page_bytes + o.offset + (ulong)slot * o.row_bytes;
+}
+/* Planes of a stored row; the F32 form has no scales (then: its codes, never read). */
+inline device uchar *row_scales(thread const ctx &c, constant metal_rows &r, ulong row)
+{
+    return row_at(c, present(r.scales) ? r.scales : r.codes, row);
+}
+inline device uchar *state_scales(thread const ctx &c, constant metal_rows &r, uint state, uint slot)
+{
+    return state_at(c, present(r.scales) ? r.scales : r.codes, state, slot);
+}
+inline device uchar *page_scales(thread const ctx &c, constant metal_rows &r, uint page, uint slot)
+{
+    return page_at(c, present(r.scales) ? r.scales : r.codes, page, slot);
 }
 inline device const float *vec_at(thread const ctx &c, constant metal_vec &v)
 {

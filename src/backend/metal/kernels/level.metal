@@ -94,6 +94,7 @@ kernel void fathom_level(constant metal_level &level [[buffer(0)]], constant uch
         slot++;
     }
     c.group = group - level.first[slot];
+    c.tok0 = level.tok0;
     constant uchar *a = args + level.args[slot];
     /* one branch a slot, each with a kind that is constant in this pipeline */
     if (slot == 0) {

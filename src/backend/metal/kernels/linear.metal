@@ -11,6 +11,7 @@ inline staged stage_norm(thread const ctx &c, constant metal_norm_in &o, uint t0
     threadgroup char *q = (threadgroup char *)memory;
     threadgroup float *d = memory + METAL_FEW * len / 4;
     threadgroup short *sum = (threadgroup short *)(d + METAL_FEW * len / 32);
+    threadgroup float *factor = d + METAL_FEW * len / 16;
     device const float *w = vec_at(c, o.w);
     for (uint j = 0; j < n; j++) {
         device const float *x = floats_at(c, o.x, t0 + j);
@@ -19,6 +20,9 @@ inline staged stage_norm(thread const ctx &c, constant metal_norm_in &o, uint t0
             s = fma(x[i], x[i], s);
         }
         float f = 1.0f / precise::sqrt(group_sum(c, s, room) / float(len) + o.eps);
+        if (c.t == 0) {
+            factor[j] = f;
+        }
         for (uint b = c.sg; b < len / 32; b += METAL_THREADS / 32) {
             uint i = 32 * b + c.lane;
             a8_block a = a8_encode(x[i] * f * w[i]);
@@ -32,7 +36,7 @@ inline staged stage_norm(thread const ctx &c, constant metal_norm_in &o, uint t0
         }
     }
     sync();
-    return {q, d, sum, len};
+    return {q, d, sum, factor, w, len};
 }
 
 inline void task_linear(thread const ctx &c, constant metal_linear &o)
@@ -46,12 +50,13 @@ inline void task_linear(thread const ctx &c, constant metal_linear &o)
     constant metal_mat &w = o.part[p].w;
     uint row0 = (block - o.part[p].first) * METAL_ROWS, n_rows = min(w.rows - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     if (o.norm.n) {
         st = stage_norm(c, o.norm, t0, min(n_rows_all - t0, (uint)METAL_FEW), c.tg);
     }
     tokens tk = tokens_range(c, t0, min(n_rows_all - t0, (uint)METAL_TILE));
-    product(c, w, 0, row0, n_rows, o.groups > 1 ? w.rows / o.groups : 0, o.x, o.x_act, tk, st, out);
+    product(c, w, 0, row0, n_rows, o.groups > 1 ? w.rows / o.groups : 0, o.norm.n ? o.norm.x : o.x, o.x_act, tk,
+            st, out);
     for (uint j = c.sg; j < tk.n; j += METAL_THREADS / 32) {
         float v = c.lane < n_rows ? out[j * METAL_ROWS + c.lane] : 0.0f;
         if (c.lane < n_rows && present(o.part[p].y)) {
@@ -89,7 +94,7 @@ inline void task_linear_hc(thread const ctx &c, constant metal_linear_hc &o)
     uint row0 = c.group % n_block * METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint n_rows = min(o.w.rows - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     product(c, o.w, 0, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
     for (uint j = 0; j < tk.n; j++) {
@@ -115,7 +120,7 @@ inline void task_ffn_up(thread const ctx &c, constant metal_ffn_up &o)
     uint row0 = c.group % n_block * METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint n_rows = min(o.f - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     float g[METAL_TILE / 8];
     product(c, o.w1, 0, row0, n_rows, 0, o.x, o.x_act, tk, st, out);

@@ -2,8 +2,8 @@
  * many: one expert, 32 rows and all its tokens, so that weights are decoded once per 32 tokens. The
  * sum over a token's experts runs over ascending slots, the shared expert last, either way. */
 
-constant uint ROUTE_SCORE = 0;   /* [n_expert] scores; the host allows up to 4096 */
-constant uint ROUTE_LIST = 4096; /* k chosen experts, k weights, flags */
+constant uint ROUTE_SCORE = 0; /* [n_expert] scores */
+constant uint ROUTE_LIST = METAL_EXPERTS; /* k chosen experts, k weights, flags */
 
 /* log(1 + e^z) with full relative accuracy: the rounding of 1 + e is taken back. */
 inline float softplus(float z)
@@ -148,7 +148,7 @@ inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint
 {
     uint n_rows = min(o.f - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     float g[METAL_TILE / 8];
     product(c, o.w1, e, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
     for (uint j = c.sg, i = 0; j < tk.n; j += 8, i++) {
@@ -183,12 +183,13 @@ inline void task_moe_up(thread const ctx &c, constant metal_moe_up &o)
         }
         route_token(c, o.route, t);
         e = ((threadgroup uint *)(c.tg + ROUTE_LIST))[s];
-        wt[0] = c.tg[ROUTE_LIST + METAL_K_MAX + s];
     } else {
         e = words_at(c, o.idx, t)[s];
-        wt[0] = floats_at(c, o.wt, t)[s];
     }
-    pr[0] = i;
+    if (c.t == 0) {
+        wt[0] = o.route.k ? c.tg[ROUTE_LIST + METAL_K_MAX + s] : floats_at(c, o.wt, t)[s];
+        pr[0] = i;
+    }
     tokens tk = tokens_range(c, t, 1);
     up_block(c, o, e, c.group % n_block * METAL_ROWS, tk, pr, wt);
 }
@@ -230,7 +231,7 @@ inline void task_moe_down(thread const ctx &c, constant metal_moe_down &o)
 {
     uint d0 = c.group * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS), n_tok = c.step->n_tok;
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     float y = 0.0f; /* simdgroup = token, lane = column */
     for (uint s = 0; s < o.k; s++) {
         for (uint t = 0; t < n_tok; t++) {
@@ -259,7 +260,7 @@ inline void task_moe_down_expert(thread const ctx &c, constant metal_moe_down &o
     uint first = words_at(c, o.off, 0)[e], end = words_at(c, o.off, 0)[e + 1];
     threadgroup float *out = c.tg + TILE_OUT;
     threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     device float *part = (device float *)(c.scratch + o.scratch);
     for (uint p = first; p < end; p += METAL_TILE) {
         tokens tk = pairs_range(c, o.pair, p, min(end - p, (uint)METAL_TILE), 1);
@@ -277,7 +278,7 @@ inline void task_moe_down_sum(thread const ctx &c, constant metal_moe_down &o)
     uint n_block = (o.d + METAL_ROWS - 1) / METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint d0 = c.group % n_block * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
-    staged st = {nullptr, nullptr, nullptr, 0};
+    staged st = not_staged();
     device const float *part = (device const float *)(c.scratch + o.scratch);
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     product(c, o.shared, 0, d0, n_rows, 0, o.hs, o.hs_act, tk, st, out);

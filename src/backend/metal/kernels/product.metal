@@ -22,13 +22,20 @@ struct tokens {
     uint k0; /* first column (grouped LINEAR) */
 };
 
-/* Rows in A8 form in threadgroup memory instead (a norm fused in front): planes as quant/act.h. */
+/* A norm fused in front: its result in A8 form in threadgroup memory (planes as quant/act.h), and
+ * what gives its floats: x * factor * w. */
 struct staged {
     threadgroup const char *q; /* [tokens][n] */
     threadgroup const float *d;
     threadgroup const short *sum;
-    uint n; /* 0: not used */
+    threadgroup const float *factor; /* [tokens] */
+    device const float *w;           /* [n] */
+    uint n;                          /* 0: no norm */
 };
+inline staged not_staged()
+{
+    return {nullptr, nullptr, nullptr, nullptr, nullptr, 0};
+}
 
 /* One 32-block of weights times one token's block; acc as op.h. */
 template <typename Q, typename S>
@@ -70,12 +77,15 @@ inline void row_a8(thread const ctx &c, uint type, device const uchar *row, uint
     }
 }
 inline void row_f32(thread const ctx &c, uint type, device const uchar *row, uint cols, uint l,
-                    constant metal_opnd &x, thread const tokens &tk, uint t0, uint n, thread float *acc)
+                    constant metal_opnd &x, thread const tokens &tk, uint t0, uint n,
+                    thread const staged &st, thread float *acc)
 {
     for (uint i = l; i < cols; i += 16) {
         float w = float_of(type, row, i);
         for (uint j = 0; j < n; j++) {
-            acc[j] = fma(w, floats_at(c, x, tk.list[t0 + j])[tk.k0 + i], acc[j]);
+            float v = floats_at(c, x, tk.list[t0 + j])[tk.k0 + i];
+            v = st.n ? v * st.factor[t0 + j] * st.w[i] : v;
+            acc[j] = fma(w, v, acc[j]);
         }
     }
 }
@@ -98,7 +108,7 @@ inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, u
             if (w.act) {
                 row_a8(c, w.type, row, w.cols / 32, l, x_act, tk, t0, n, st, acc);
             } else {
-                row_f32(c, w.type, row, w.cols, l, x, tk, t0, n, acc);
+                row_f32(c, w.type, row, w.cols, l, x, tk, t0, n, st, acc);
             }
         }
         for (uint j = 0; j < n; j++) { /* the halving tree of op.h; lanes behind it are not used */
@@ -216,6 +226,7 @@ inline void product_tile(thread const ctx &c, constant metal_mat &w, uint mat, u
             for (uint k = 0; k < nb; k++) {
                 tile_rescale(c, k, minima, acc);
             }
+            sync(); /* the scales have been read */
         }
         for (uint m = i; m & 1u; m >>= 1) {
             n--;

@@ -17,7 +17,7 @@ inline void task_kv_row(thread const ctx &c, constant metal_kv_row &o)
     uint n_pairs = c.step->angle_row[o.rope] / 2;
     rope_pairs(c, y + n - 2 * n_pairs, n_pairs, token_angles(c, o.rope, t));
     sync();
-    store_row(c, o.geom, y, row_at(c, o.wrow.codes, t), row_at(c, o.wrow.scales, t));
+    store_row(c, o.geom, y, row_at(c, o.wrow.codes, t), row_scales(c, o.wrow, t));
 }
 
 /* One head in threadgroup memory, by its simdgroup: norm, RoPE, Hadamard, FP4. Sums run over the 32
@@ -106,7 +106,7 @@ inline void task_ring_store(thread const ctx &c, constant metal_ring_store &o)
     copy_bytes(c, state_at(c, o.ring.codes, q.state, p % o.slots), row_at(c, o.wrow.codes, t),
                o.wrow.codes.cols);
     if (present(o.wrow.scales)) {
-        copy_bytes(c, state_at(c, o.ring.scales, q.state, p % o.slots), row_at(c, o.wrow.scales, t),
+        copy_bytes(c, state_scales(c, o.ring, q.state, p % o.slots), row_at(c, o.wrow.scales, t),
                    o.wrow.scales.cols);
     }
 }
@@ -164,7 +164,7 @@ inline void comp_row(thread const ctx &c, constant metal_compress &o, constant m
         hadamard_group(c, row, n);
     }
     uint page = c.pages[q.page0 + g / o.rows_per_page], slot = g % o.rows_per_page;
-    store_row(c, o.geom, row, page_at(c, o.rows.codes, page, slot), page_at(c, o.rows.scales, page, slot));
+    store_row(c, o.geom, row, page_at(c, o.rows.codes, page, slot), page_scales(c, o.rows, page, slot));
     sync();
 }
 

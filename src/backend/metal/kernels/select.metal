@@ -102,7 +102,7 @@ constant uint IDX_I = 6144;  /* [16][32] sums of one group; then ReLU of the dot
  * sums added ascending, heads ascending. n is a multiple of 32, at most 128. */
 inline void task_index_score(thread const ctx &c, constant metal_index &o)
 {
-    uint tiles = (o.max_rows + 31) / 32, t = c.group / tiles, row0 = c.group % tiles * 32;
+    uint tiles = (o.max_rows + 31) / 32, t = c.tok0 + c.group / tiles, row0 = c.group % tiles * 32;
     constant metal_seq &q = seq_of(c, t);
     uint n_vis = rows_seen(pos_of(q, t), o.ratio);
     if (n_vis <= o.k_sel || row0 >= n_vis) {
@@ -112,7 +112,7 @@ inline void task_index_score(thread const ctx &c, constant metal_index &o)
         uint row = min(row0 + i / o.n, n_vis - 1), page = c.pages[q.page0 + row / o.rows_per_page];
         uint slot = row % o.rows_per_page;
         c.tg[IDX_K + i] = stored_value(o.geom, page_at(c, o.rows.codes, page, slot),
-                                       page_at(c, o.rows.scales, page, slot), i % o.n);
+                                       page_scales(c, o.rows, page, slot), i % o.n);
     }
     float score = 0.0f;
     for (uint h0 = 0; h0 < o.heads; h0 += 16) {
@@ -154,13 +154,13 @@ inline void task_index_score(thread const ctx &c, constant metal_index &o)
         }
     }
     if (c.t < 32 && row0 + c.t < n_vis) {
-        ((device float *)(c.scratch + o.scratch))[(ulong)t * o.max_rows + row0 + c.t] = score;
+        ((device float *)(c.scratch + o.scratch))[(ulong)(t - c.tok0) * o.max_rows + row0 + c.t] = score;
     }
 }
 
 inline void task_index_top(thread const ctx &c, constant metal_index &o)
 {
-    uint t = c.group, n_vis = rows_seen(pos_of(seq_of(c, t), t), o.ratio);
+    uint t = c.tok0 + c.group, n_vis = rows_seen(pos_of(seq_of(c, t), t), o.ratio);
     device uint *sel = words_at(c, o.sel, t);
     if (c.t == 0) {
         words_at(c, o.n_sel, t)[0] = min(n_vis, o.k_sel);
@@ -171,7 +171,7 @@ inline void task_index_top(thread const ctx &c, constant metal_index &o)
         }
         return;
     }
-    scores s = {(device const float *)(c.scratch + o.scratch) + (ulong)t * o.max_rows, nullptr, false, false,
+    scores s = {(device const float *)(c.scratch + o.scratch) + (ulong)c.group * o.max_rows, nullptr, false, false,
                 n_vis};
     threshold th = kth_largest(c, s, o.k_sel);
     uint taken = 0, equal = 0;

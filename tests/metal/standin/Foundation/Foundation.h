@@ -15,7 +15,6 @@ typedef bool BOOL;
 #define nil ((id)0)
 #define NS_ENUM(type, name) enum name : type name; enum name : type
 #define NS_OPTIONS(type, name) enum name : type name; enum name : type
-#define _Nullable_result
 
 @protocol NSObject
 @end
