@@ -21,7 +21,7 @@ endforeach()
 # ---- program ----
 # f_cmd holds all of src/cmd but main.c; which file of src/cmd/embedded is linked decides whether
 # a model is inside.
-fathom_folder(cmd DEPS factory engine chat backend/cpu backend/ref kv model text op gguf quant json base
+fathom_folder(cmd DEPS factory engine chat backend/cpu backend/metal backend/ref kv model text op gguf quant json base
   LIBS ${FATHOM_EDIT_LIBS})
 get_target_property(cmd_sources f_cmd SOURCES)
 list(FILTER cmd_sources EXCLUDE REGEX "/main\\.c$")

@@ -141,6 +141,8 @@ struct worker {
     const void *main_bottom = nullptr;
     size_t main_size = 0;
     fiber *cur = nullptr;
+    /* Turn of the running simdgroup: its lanes in order, and whose turn it is. */
+    uint32_t order[EMU_SIMD], first = 0, n_lanes = 0, turn = 0;
     uint32_t n = 0; /* threads of the running group */
     void *tg[EMU_LENGTHS];
     std::vector<tg_block> local;
@@ -194,6 +196,21 @@ void to_main(worker *w, bool ends)
     if (with_asan()) {
         __sanitizer_finish_switch_fiber(f->asan, nullptr, nullptr);
     }
+}
+
+/* The running fiber waits: the next lane that can run goes on, without a detour if nobody watches. */
+void wait_turn(worker *w)
+{
+    fiber *f = w->cur;
+    while (!with_tsan() && !with_asan() && !w->failed && ++w->turn < w->n_lanes) {
+        fiber *next = &w->fibers[w->first + w->order[w->turn]];
+        if (next->st == RUNNABLE) {
+            w->cur = next;
+            emu_switch(&f->sp, next->sp);
+            return;
+        }
+    }
+    to_main(w, false);
 }
 
 extern "C" void emu_fiber_main(void)
@@ -288,7 +305,7 @@ const unsigned char (*api_exchange(const void *value, size_t n, int site, uint32
     copy_quietly(room->value[side][index % EMU_SIMD], value, n);
     f->st = AT_SIMD;
     f->site = site;
-    to_main(w, false);
+    wait_turn(w);
     *self = index % EMU_SIMD;
     *active = room->active;
     return room->value[side];
@@ -304,7 +321,7 @@ void api_barrier(bool whole_group, int site)
         __tsan_release(&w->sync[w->barriers & 1]);
     }
     unsigned mine = w->barriers;
-    to_main(w, false);
+    wait_turn(w);
     if (with_tsan() && whole_group) {
         __tsan_acquire(&w->sync[mine & 1]);
     }
@@ -375,13 +392,15 @@ void make_order(worker *w, uint32_t *order, uint32_t n)
 bool run_simd(worker *w, uint32_t simd)
 {
     uint32_t first = simd * EMU_SIMD, n = w->n - first < EMU_SIMD ? w->n - first : EMU_SIMD;
-    uint32_t order[EMU_SIMD];
     bool moved = false;
     for (;;) {
-        make_order(w, order, n);
-        for (uint32_t i = 0; i < n && !w->failed; i++) {
-            if (w->fibers[first + order[i]].st == RUNNABLE) {
-                resume(w, first + order[i]);
+        make_order(w, w->order, n);
+        w->first = first;
+        w->n_lanes = n;
+        for (w->turn = 0; w->turn < n && !w->failed; w->turn++) { /* lanes move it on, too */
+            uint32_t i = first + w->order[w->turn];
+            if (w->fibers[i].st == RUNNABLE) {
+                resume(w, i);
                 moved = true;
             }
         }

@@ -68,16 +68,16 @@ inline head_part attend(thread const ctx &c, constant metal_attn &o, thread cons
     for (uint a = 0; a < n; a += ATTN_TILE) {
         uint len = min(n - a, ATTN_TILE);
         load_rows(c, o, e, t, i0 + a, len);
-        for (uint j = 0; j < len; j++) {
-            threadgroup const float *row = c.tg + ATTN_ROWS + j * o.n;
-            float v = 0.0f;
-            for (uint d = c.lane; d < o.n; d += 32) {
-                v = fma(q[d], row[d], v);
-            }
-            v = lanes_sum(v) * o.scale;
-            if (c.lane == 0) {
-                s[a + j] = v;
-            }
+        threadgroup const float *row = c.tg + ATTN_ROWS; /* rows behind the last: old ones, not used */
+        float4 v = float4(0.0f);
+        for (uint d = c.lane; d < o.n; d += 32) {
+            v = fma(float4(q[d]), float4(row[d], row[o.n + d], row[2 * o.n + d], row[3 * o.n + d]), v);
+        }
+        for (ushort h = 16; h > 0; h /= 2) { /* the tree of lanes_sum, four rows at once */
+            v = v + simd_shuffle_xor(v, h);
+        }
+        if (c.lane < len) {
+            s[a + c.lane] = v[c.lane] * o.scale;
         }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
