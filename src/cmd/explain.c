@@ -40,12 +40,17 @@ static int load(struct subject *s, const struct cli *o, fathom_err *err)
 }
 
 /* slack: see program_limits.live_slack. */
-static struct program *record(struct subject *s, const struct cli *o, uint32_t slack, fathom_err *err)
+static struct program *record(struct subject *s, const struct cli *o, uint32_t slack,
+                              fathom_err *err)
 {
     uint32_t n = o->tokens ? o->tokens : 1;
     uint32_t ctx = o->ctx ? o->ctx : MIN(s->shape.max_ctx, (uint32_t)EXPLAIN_CTX);
-    struct program_limits lim = {
-        .t_max = n, .out_max = 1, .seq_max = 1, .n_slots = 1, .max_ctx = ctx, .live_slack = slack};
+    struct program_limits lim = {.t_max = n,
+                                 .out_max = 1,
+                                 .seq_max = 1,
+                                 .n_slots = 1,
+                                 .max_ctx = ctx,
+                                 .live_slack = slack};
     struct forward_options opt = {.act_f32 = o->act && strcmp(o->act, "f32") == 0};
     return forward_record(&s->shape, &s->weights, &s->layout, &lim, &opt, err);
 }
@@ -79,8 +84,8 @@ static void count_metal(struct launch *l, struct subject *s, const struct cli *o
     program_free(p);
 }
 
-static void count_launches(struct launch l[N_LAUNCH], struct subject *s, const struct program *p,
-                           const struct cli *o)
+static void count_launches(struct launch l[N_LAUNCH], struct subject *s,
+                           const struct program *p, const struct cli *o)
 {
     count_metal(&l[0], s, o);
     l[1] = (struct launch){"cpu", "one barrier a level", p->n_levels, NULL};
@@ -92,7 +97,8 @@ static bool wanted(const struct cli *o, const struct launch *l)
     return !o->backend || strcmp(o->backend, l->name) == 0;
 }
 
-static void print_text(struct buf *b, struct subject *s, const struct program *p, const struct cli *o)
+static void print_text(struct buf *b, struct subject *s, const struct program *p,
+                       const struct cli *o)
 {
     struct launch l[N_LAUNCH];
     count_launches(l, s, p, o);
@@ -111,7 +117,8 @@ static void print_text(struct buf *b, struct subject *s, const struct program *p
     }
 }
 
-static void print_json(struct buf *b, struct subject *s, const struct program *p, const struct cli *o)
+static void print_json(struct buf *b, struct subject *s, const struct program *p,
+                       const struct cli *o)
 {
     struct launch l[N_LAUNCH];
     const char *comma = "";

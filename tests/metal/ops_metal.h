@@ -6,19 +6,20 @@
 #include "standin.h"
 
 #define TEST_BACKEND backend_metal
-/* mask: enum emu_order + 1; threads: 2 adds the other order of reductions and shuffles dispatches */
+/* mask: enum emu_order + 1; threads 2: the other order of reductions, dispatches shuffled */
 static const struct cpu_config t_configs[] = {{1, 1}, {2, 1}, {3, 2}};
 enum { N_CONFIGS = 3 };
 
 static inline void t_configure(struct cpu_config c)
 {
-    struct standin_options o = {.emu = {.order = c.mask ? (enum emu_order)(c.mask - 1) : EMU_FORWARD,
-                                        .seed = 7,
-                                        .workers = 2,
-                                        .butterfly = c.threads > 1},
-                                .shuffle = c.threads > 1,
-                                .shuffle_seed = 11,
-                                .max_buffer_bytes = 1 << 24};
+    struct standin_options o = {
+        .emu = {.order = c.mask ? (enum emu_order)(c.mask - 1) : EMU_FORWARD,
+                .seed = 7,
+                .workers = 2,
+                .butterfly = c.threads > 1},
+        .shuffle = c.threads > 1,
+        .shuffle_seed = 11,
+        .max_buffer_bytes = 1 << 24};
     standin_set(&o);
 }
 

@@ -7,8 +7,10 @@
 
 static struct metal_opnd opnd_args(const struct opnd *o)
 {
-    return (struct metal_opnd){
-        .offset = o->offset, .row_bytes = (mu32)o->row_bytes, .cols = o->cols, .space = o->space};
+    return (struct metal_opnd){.offset = o->offset,
+                               .row_bytes = (mu32)o->row_bytes,
+                               .cols = o->cols,
+                               .space = o->space};
 }
 static struct metal_rows rows_args(const struct opnd_rows *r)
 {
@@ -49,8 +51,9 @@ static struct metal_hc_mix mix_args(const struct builder *b, int op)
         return (struct metal_hc_mix){0};
     }
     const struct op_hc_mix *o = &b->plan->p->ops[op].hc_mix;
-    return (struct metal_hc_mix){opnd_args(&o->x), opnd_args(&o->mixp), mat_args(b, &o->fn), o->hc,
-                                 o->d,             o->m,                o->nc,               o->rows_out};
+    return (struct metal_hc_mix){
+        opnd_args(&o->x), opnd_args(&o->mixp), mat_args(b, &o->fn), o->hc, o->d, o->m, o->nc,
+        o->rows_out};
 }
 static struct metal_head_finish head_args(const struct builder *b, int op)
 {
@@ -67,10 +70,17 @@ static struct metal_route route_args(const struct builder *b, int op)
         return (struct metal_route){0};
     }
     const struct op_route *o = &b->plan->p->ops[op].route;
-    return (struct metal_route){opnd_args(&o->z),    opnd_args(&o->idx),    opnd_args(&o->wt),
-                                opnd_args(&o->off),  opnd_args(&o->pair),   opnd_args(&o->picked),
-                                vec_args(b, &o->bias), vec_args(b, &o->table), o->n_expert,
-                                o->k,                o->scale};
+    return (struct metal_route){opnd_args(&o->z),
+                                opnd_args(&o->idx),
+                                opnd_args(&o->wt),
+                                opnd_args(&o->off),
+                                opnd_args(&o->pair),
+                                opnd_args(&o->picked),
+                                vec_args(b, &o->bias),
+                                vec_args(b, &o->table),
+                                o->n_expert,
+                                o->k,
+                                o->scale};
 }
 
 /* Scratch of an op; ops of one level get disjoint parts. */
@@ -121,7 +131,8 @@ static uint32_t append(struct builder *b, const void *p, size_t n)
     return at;
 }
 
-static struct metal_linear linear_args(const struct builder *b, const struct op_linear *o, int norm)
+static struct metal_linear linear_args(const struct builder *b, const struct op_linear *o,
+                                       int norm)
 {
     struct metal_linear a = {.x = opnd_args(&o->x),
                              .x_act = opnd_args(&o->x_act),
@@ -161,7 +172,8 @@ static struct metal_compress compress_args(struct builder *b, const struct op_co
                                    .eps = o->eps};
 }
 
-static struct metal_index index_args(struct builder *b, const struct op_index_select *o, int head)
+static struct metal_index index_args(struct builder *b, const struct op_index_select *o,
+                                     int head)
 {
     uint32_t rows = b->plan->p->lim.max_ctx / o->ratio + 1;
     return (struct metal_index){
@@ -220,16 +232,28 @@ static struct metal_attn attn_args(struct builder *b, const struct op_attn *o, i
     return a;
 }
 
-static struct metal_moe_up moe_up_args(const struct builder *b, const struct op_moe_up *o, int route)
+static struct metal_moe_up moe_up_args(const struct builder *b, const struct op_moe_up *o,
+                                       int route)
 {
-    return (struct metal_moe_up){opnd_args(&o->x),    opnd_args(&o->x_act), opnd_args(&o->idx),
-                                 opnd_args(&o->wt),   opnd_args(&o->off),   opnd_args(&o->pair),
-                                 opnd_args(&o->h),    opnd_args(&o->h_act), mat_args(b, &o->w1),
-                                 mat_args(b, &o->w3), o->n_expert,          o->k,
-                                 o->f,                o->lim,               route_args(b, route)};
+    return (struct metal_moe_up){opnd_args(&o->x),
+                                 opnd_args(&o->x_act),
+                                 opnd_args(&o->idx),
+                                 opnd_args(&o->wt),
+                                 opnd_args(&o->off),
+                                 opnd_args(&o->pair),
+                                 opnd_args(&o->h),
+                                 opnd_args(&o->h_act),
+                                 mat_args(b, &o->w1),
+                                 mat_args(b, &o->w3),
+                                 o->n_expert,
+                                 o->k,
+                                 o->f,
+                                 o->lim,
+                                 route_args(b, route)};
 }
 
-static struct metal_moe_down moe_down_args(struct builder *b, const struct op_moe_down *o, int mix)
+static struct metal_moe_down moe_down_args(struct builder *b, const struct op_moe_down *o,
+                                           int mix)
 {
     uint64_t bytes = b->few ? 0 : (uint64_t)b->plan->p->lim.t_max * o->k * o->d * sizeof(float);
     return (struct metal_moe_down){.h = opnd_args(&o->h),
@@ -256,35 +280,51 @@ static struct metal_hc_norm norm_args(const struct builder *b, const struct op *
 {
     if (op->kind == OP_HC_NORM) {
         const struct op_hc_norm *o = &op->hc_norm;
-        return (struct metal_hc_norm){opnd_args(&o->x),        opnd_args(&o->mixp),
-                                      opnd_args(&o->xn),       opnd_args(&o->xn_act),
-                                      opnd_args(&o->post),     opnd_args(&o->comb),
-                                      vec_args(b, &o->scale),  vec_args(b, &o->base),
-                                      vec_args(b, &o->norm),   o->hc,
-                                      o->d,                    o->nc,
-                                      o->iters,                0,
-                                      o->eps,                  o->hc_eps};
+        return (struct metal_hc_norm){opnd_args(&o->x),
+                                      opnd_args(&o->mixp),
+                                      opnd_args(&o->xn),
+                                      opnd_args(&o->xn_act),
+                                      opnd_args(&o->post),
+                                      opnd_args(&o->comb),
+                                      vec_args(b, &o->scale),
+                                      vec_args(b, &o->base),
+                                      vec_args(b, &o->norm),
+                                      o->hc,
+                                      o->d,
+                                      o->nc,
+                                      o->iters,
+                                      0,
+                                      o->eps,
+                                      o->hc_eps};
     }
     const struct op_hc_head *o = &op->hc_head;
     struct metal_opnd none = {0};
-    return (struct metal_hc_norm){opnd_args(&o->x),       opnd_args(&o->mixp),
-                                  opnd_args(&o->hn),      opnd_args(&o->hn_act),
-                                  none,                   none,
-                                  vec_args(b, &o->scale), vec_args(b, &o->base),
-                                  vec_args(b, &o->norm),  o->hc,
-                                  o->d,                   o->nc,
-                                  0,                      1,
-                                  o->eps,                 o->hc_eps};
+    return (struct metal_hc_norm){opnd_args(&o->x),
+                                  opnd_args(&o->mixp),
+                                  opnd_args(&o->hn),
+                                  opnd_args(&o->hn_act),
+                                  none,
+                                  none,
+                                  vec_args(b, &o->scale),
+                                  vec_args(b, &o->base),
+                                  vec_args(b, &o->norm),
+                                  o->hc,
+                                  o->d,
+                                  o->nc,
+                                  0,
+                                  1,
+                                  o->eps,
+                                  o->hc_eps};
 }
 
 uint32_t metal_args(struct builder *b, uint32_t i)
 {
     const struct op *op = &b->plan->p->ops[i];
     const struct fold *f = &b->fold[i];
-#define APPEND(type, ...)                                                                          \
-    do {                                                                                           \
-        struct type a_ = __VA_ARGS__;                                                              \
-        return append(b, &a_, sizeof a_);                                                          \
+#define APPEND(type, ...)                 \
+    do {                                  \
+        struct type a_ = __VA_ARGS__;     \
+        return append(b, &a_, sizeof a_); \
     } while (0)
     switch ((enum op_kind)op->kind) {
     case OP_EMBED:
@@ -295,38 +335,39 @@ uint32_t metal_args(struct builder *b, uint32_t i)
     case OP_HC_HEAD: APPEND(metal_hc_norm, norm_args(b, op));
     case OP_LINEAR: APPEND(metal_linear, linear_args(b, &op->linear, f->norm));
     case OP_RMS_NORM:
-        APPEND(metal_rms_norm,
-               {opnd_args(&op->rms_norm.x), opnd_args(&op->rms_norm.y), opnd_args(&op->rms_norm.y_act),
-                vec_args(b, &op->rms_norm.w), op->rms_norm.n, op->rms_norm.eps});
+        APPEND(metal_rms_norm, {opnd_args(&op->rms_norm.x), opnd_args(&op->rms_norm.y),
+                                opnd_args(&op->rms_norm.y_act), vec_args(b, &op->rms_norm.w),
+                                op->rms_norm.n, op->rms_norm.eps});
     case OP_KV_ROW:
-        APPEND(metal_kv_row,
-               {opnd_args(&op->kv_row.x), rows_args(&op->kv_row.wrow), vec_args(b, &op->kv_row.w),
-                geom_args(&op->kv_row.geom), op->kv_row.rope, op->kv_row.eps});
+        APPEND(metal_kv_row, {opnd_args(&op->kv_row.x), rows_args(&op->kv_row.wrow),
+                              vec_args(b, &op->kv_row.w), geom_args(&op->kv_row.geom),
+                              op->kv_row.rope, op->kv_row.eps});
     case OP_COMPRESS: APPEND(metal_compress, compress_args(b, &op->compress));
     case OP_HEAD_FINISH: APPEND(metal_head_finish, head_args(b, (int)i));
     case OP_INDEX_SELECT: APPEND(metal_index, index_args(b, &op->index_select, f->head));
     case OP_ATTN: APPEND(metal_attn, attn_args(b, &op->attn, f->head));
     case OP_RING_STORE:
-        APPEND(metal_ring_store, {rows_args(&op->ring_store.wrow), rows_args(&op->ring_store.ring),
-                                  op->ring_store.slots});
+        APPEND(metal_ring_store, {rows_args(&op->ring_store.wrow),
+                                  rows_args(&op->ring_store.ring), op->ring_store.slots});
     case OP_LINEAR_HC: {
         const struct op_linear_hc *o = &op->linear_hc;
         APPEND(metal_linear_hc, {opnd_args(&o->x), opnd_args(&o->x_act), opnd_args(&o->hc_x),
-                                 opnd_args(&o->post), opnd_args(&o->comb), mat_args(b, &o->w), o->hc,
-                                 o->d, mix_args(b, f->mix)});
+                                 opnd_args(&o->post), opnd_args(&o->comb), mat_args(b, &o->w),
+                                 o->hc, o->d, mix_args(b, f->mix)});
     }
     case OP_FFN_UP: {
         const struct op_ffn_up *o = &op->ffn_up;
-        APPEND(metal_ffn_up, {opnd_args(&o->x), opnd_args(&o->x_act), opnd_args(&o->h),
-                              opnd_args(&o->h_act), mat_args(b, &o->w1), mat_args(b, &o->w3), o->f,
-                              o->lim});
+        APPEND(metal_ffn_up,
+               {opnd_args(&o->x), opnd_args(&o->x_act), opnd_args(&o->h), opnd_args(&o->h_act),
+                mat_args(b, &o->w1), mat_args(b, &o->w3), o->f, o->lim});
     }
     case OP_ROUTE: APPEND(metal_route, route_args(b, (int)i));
     case OP_MOE_UP: APPEND(metal_moe_up, moe_up_args(b, &op->moe_up, f->route));
     case OP_MOE_DOWN: APPEND(metal_moe_down, moe_down_args(b, &op->moe_down, f->mix));
     case OP_PICK:
-        APPEND(metal_pick, {opnd_args(&op->pick.logits), opnd_args(&op->pick.mask),
-                            opnd_args(&op->pick.picks), opnd_args(&op->pick.picked), op->pick.vocab});
+        APPEND(metal_pick,
+               {opnd_args(&op->pick.logits), opnd_args(&op->pick.mask),
+                opnd_args(&op->pick.picks), opnd_args(&op->pick.picked), op->pick.vocab});
     case OP_KIND_COUNT: break;
     }
     return 0;

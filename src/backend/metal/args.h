@@ -18,20 +18,20 @@ typedef uint64_t mu64;
 #endif
 
 enum {
-    METAL_SLOTS = 5,      /* tasks of one dispatch */
-    METAL_VIEWS = 12,     /* weight buffers */
-    METAL_THREADS = 256,  /* of every threadgroup: 8 simdgroups */
-    METAL_ROWS = 32,      /* weight rows of a product block; one A8 block; one HC_MIX chunk */
-    METAL_FEW = 8,        /* tokens up to which products go row by row */
-    METAL_TILE = 32,      /* tokens of a product tile */
-    METAL_HEADS = 8,      /* attention heads of a threadgroup: one a simdgroup */
-    METAL_SPLIT = 128,    /* ATTN entries of one split (op.h) */
-    METAL_HEAD_MAX = 512, /* longest head, longest stored row */
-    METAL_HC_MAX = 5,     /* streams: hc * hc lanes of one simdgroup */
-    METAL_K_MAX = 16,     /* routed experts of a token */
-    METAL_EXPERTS = 4096, /* most routed experts */
-    METAL_NORM_MAX = 2048, /* longest vector of a norm that is folded into a product */
-    METAL_INDEX_N = 128,  /* longest index vector */
+    METAL_SLOTS = 5,        /* tasks of one dispatch */
+    METAL_VIEWS = 12,       /* weight buffers */
+    METAL_THREADS = 256,    /* of every threadgroup: 8 simdgroups */
+    METAL_ROWS = 32,        /* weight rows of a product block; one A8 block; one HC_MIX chunk */
+    METAL_FEW = 8,          /* tokens up to which products go row by row */
+    METAL_TILE = 32,        /* tokens of a product tile */
+    METAL_HEADS = 8,        /* attention heads of a threadgroup: one a simdgroup */
+    METAL_SPLIT = 128,      /* ATTN entries of one split (op.h) */
+    METAL_HEAD_MAX = 512,   /* longest head, longest stored row */
+    METAL_HC_MAX = 5,       /* streams: hc * hc lanes of one simdgroup */
+    METAL_K_MAX = 16,       /* routed experts of a token */
+    METAL_EXPERTS = 4096,   /* most routed experts */
+    METAL_NORM_MAX = 2048,  /* longest vector of a norm that is folded into a product */
+    METAL_INDEX_N = 128,    /* longest index vector */
     METAL_INDEX_BATCH = 16, /* tokens whose index scores exist at a time */
     METAL_TG_BYTES = 31744, /* threadgroup memory of every dispatch */
     METAL_PARTS = 8,
@@ -95,7 +95,7 @@ enum metal_task {
 struct metal_level {
     mu32 first[METAL_SLOTS + 1];
     mu32 args[METAL_SLOTS]; /* byte offsets into the args buffer */
-    mu32 tok0, n_tok;       /* tokens of INDEX_SELECT's tasks: it goes through them in batches */
+    mu32 tok0, n_tok; /* tokens of INDEX_SELECT's tasks: it goes through them in batches */
 };
 
 /* ---- operands ---- */
@@ -135,7 +135,8 @@ struct metal_step {
     mu64 slot_bytes, page_bytes;
     mu32 angle_row[2];   /* floats a row: 2 * pairs of each rope class */
     mu32 angle_first[2]; /* of the token rows, in floats */
-    mu32 group_first[METAL_GROUP_KINDS]; /* of the rows of completed groups, in sequence order */
+    mu32
+        group_first[METAL_GROUP_KINDS]; /* of the rows of completed groups, in sequence order */
 };
 
 /* ---- tasks ---- */

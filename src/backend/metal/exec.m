@@ -89,7 +89,8 @@ static int bind_host(FExec *e, const struct exec_bind *bind, fathom_err *err)
     for (int i = 0; i < 4; i++) {
         if (given[i]) {
             e->bind[i] = buffer_of(given[i]);
-            view[i] = (struct buffer){.base = e->bind[i]->mtl.contents, .bytes = e->bind[i]->mtl.length};
+            view[i] = (struct buffer){.base = e->bind[i]->mtl.contents,
+                                      .bytes = e->bind[i]->mtl.length};
             *to[i] = &view[i];
         }
     }
@@ -99,8 +100,8 @@ static int bind_host(FExec *e, const struct exec_bind *bind, fathom_err *err)
     return rc;
 }
 
-int metal_compile(struct device *dev, struct exec **out, const struct program *p, const struct exec_bind *bind,
-                  fathom_err *err)
+int metal_compile(struct device *dev, struct exec **out, const struct program *p,
+                  const struct exec_bind *bind, fathom_err *err)
 {
     @autoreleasepool {
         FExec *e = [FExec new];
@@ -156,8 +157,8 @@ static void bind_buffers(FExec *e, FList *l, id<MTLComputeCommandEncoder> enc)
 
 /* Encodes dispatch i for tokens [tok0, tok0 + n) of INDEX_SELECT; only: this op, or all (-1). false:
  * nothing to do. */
-static bool encode_one(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i, const struct step *s,
-                       uint32_t tok0, uint32_t n, int only)
+static bool encode_one(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
+                       const struct step *s, uint32_t tok0, uint32_t n, int only)
 {
     const struct metal_dispatch *d = &l->plan.d[i];
     struct metal_level level = {.tok0 = tok0, .n_tok = n};
@@ -196,7 +197,8 @@ static void encode_range(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
             encode_one(l, enc, i, s, 0, s->n_tok, only);
             continue;
         }
-        for (uint32_t t = 0; t < s->n_tok; t += METAL_INDEX_BATCH) { /* scores, then the choice */
+        for (uint32_t t = 0; t < s->n_tok;
+             t += METAL_INDEX_BATCH) { /* scores, then the choice */
             uint32_t n = MIN(s->n_tok - t, (uint32_t)METAL_INDEX_BATCH);
             if (t > 0) {
                 [enc memoryBarrierWithScope:MTLBarrierScopeBuffers];
@@ -210,13 +212,13 @@ static void encode_range(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
     }
 }
 
-static id<MTLCommandBuffer> commit_range(FExec *e, FList *l, uint32_t i, uint32_t end, const struct step *s,
-                                         int only)
+static id<MTLCommandBuffer> commit_range(FExec *e, FList *l, uint32_t i, uint32_t end,
+                                         const struct step *s, int only)
 {
     id<MTLCommandBuffer> cb = [e->dev->queue commandBuffer];
-    id<MTLComputeCommandEncoder> enc = [cb computeCommandEncoderWithDispatchType:e->dev->serial
-                                                                                     ? MTLDispatchTypeSerial
-                                                                                     : MTLDispatchTypeConcurrent];
+    id<MTLComputeCommandEncoder> enc =
+        [cb computeCommandEncoderWithDispatchType:e->dev->serial ? MTLDispatchTypeSerial
+                                                                 : MTLDispatchTypeConcurrent];
     bind_buffers(e, l, enc);
     encode_range(l, enc, i, end, s, only);
     [enc endEncoding];
@@ -229,10 +231,11 @@ static int check(FDevice *d, id<MTLCommandBuffer> cb, fathom_err *err)
     if (cb.status == MTLCommandBufferStatusCompleted) {
         return 0;
     }
-    err_set(&d->failed, FATHOM_EIO,
-            "metal: the GPU gave up a step (%.300s); the model must be opened again. Out of memory: use a smaller "
-            "--ctx; interrupted for being slow: use a smaller --chunk",
-            cb.error ? cb.error.localizedDescription.UTF8String : "no reason given");
+    err_set(
+        &d->failed, FATHOM_EIO,
+        "metal: the GPU gave up a step (%.300s); the model must be opened again. Out of memory: use a smaller "
+        "--ctx; interrupted for being slow: use a smaller --chunk",
+        cb.error ? cb.error.localizedDescription.UTF8String : "no reason given");
     return err_set(err, d->failed.code, "%s", d->failed.msg);
 }
 
@@ -255,7 +258,8 @@ static int run_traced(FExec *e, FList *l, const struct step *s, fathom_err *err)
     return 0;
 }
 
-int metal_submit(struct device *dev, struct exec *exec, const struct step *given, fathom_err *err)
+int metal_submit(struct device *dev, struct exec *exec, const struct step *given,
+                 fathom_err *err)
 {
     @autoreleasepool {
         FDevice *d = device_of(dev);

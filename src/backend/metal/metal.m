@@ -60,7 +60,8 @@ static int metal_probe(struct backend_info *out, fathom_err *err)
         snprintf(out->features, sizeof out->features, "%s%s%s, largest buffer %.1f GB",
                  d.hasUnifiedMemory ? "unified memory" : "discrete memory",
                  [d supportsFamily:MTLGPUFamilyApple8] ? ", Apple8" : "",
-                 [d supportsFamily:MTLGPUFamilyApple9] ? ", Apple9" : "", (double)d.maxBufferLength / 1e9);
+                 [d supportsFamily:MTLGPUFamilyApple9] ? ", Apple9" : "",
+                 (double)d.maxBufferLength / 1e9);
     }
     return 0;
 }
@@ -78,7 +79,8 @@ static int open_device(FDevice *d, const struct backend_config *cfg, fathom_err 
 {
     d->mtl = MTLCreateSystemDefaultDevice();
     if (!d->mtl) {
-        return err_set(err, FATHOM_EUNSUPPORTED, "metal: this machine has no Metal device; use --backend cpu");
+        return err_set(err, FATHOM_EUNSUPPORTED,
+                       "metal: this machine has no Metal device; use --backend cpu");
     }
     if (!d->mtl.hasUnifiedMemory || ![d->mtl supportsFamily:MTLGPUFamilyApple7]) {
         return err_set(err, FATHOM_EUNSUPPORTED,
@@ -132,11 +134,8 @@ static void metal_close(struct device *dev)
 static void metal_caps(const struct device *dev, struct backend_caps *out)
 {
     (void)dev;
-    *out = (struct backend_caps){.host_visible = true,
-                                 .picked = true,
-                                 .t_max = 4096,
-                                 .row_align = 64,
-                                 .live_slack = 1};
+    *out = (struct backend_caps){
+        .host_visible = true, .picked = true, .t_max = 4096, .row_align = 64, .live_slack = 1};
     snprintf(out->arith_class, sizeof out->arith_class, "metal/1");
 }
 
@@ -146,24 +145,27 @@ id<MTLBuffer> metal_buffer(FDevice *d, uint64_t bytes, const char *what, fathom_
 {
     bytes = bytes ? bytes : 16;
     if (bytes > d->mtl.maxBufferLength) {
-        err_set(err, FATHOM_ENOMEM,
-                "metal: %s needs a buffer of %.2f GB and the device allows %.2f GB; use a smaller --ctx, fewer "
-                "sequences or a smaller --chunk",
-                what, (double)bytes / 1e9, (double)d->mtl.maxBufferLength / 1e9);
+        err_set(
+            err, FATHOM_ENOMEM,
+            "metal: %s needs a buffer of %.2f GB and the device allows %.2f GB; use a smaller --ctx, fewer "
+            "sequences or a smaller --chunk",
+            what, (double)bytes / 1e9, (double)d->mtl.maxBufferLength / 1e9);
         return nil;
     }
     uint64_t limit = d->mtl.recommendedMaxWorkingSetSize;
     if (d->bytes + bytes + WORKING_SET_MARGIN > limit) {
-        err_set(err, FATHOM_ENOMEM,
-                "metal: %s would bring the GPU's memory to %.2f GB, and the system grants it %.2f GB (2 GB are "
-                "left free); use a smaller --ctx, or raise the limit with: sudo sysctl iogpu.wired_limit_mb=%llu",
-                what, (double)(d->bytes + bytes) / 1e9, (double)limit / 1e9,
-                (unsigned long long)((d->bytes + bytes + 2 * WORKING_SET_MARGIN) >> 20));
+        err_set(
+            err, FATHOM_ENOMEM,
+            "metal: %s would bring the GPU's memory to %.2f GB, and the system grants it %.2f GB (2 GB are "
+            "left free); use a smaller --ctx, or raise the limit with: sudo sysctl iogpu.wired_limit_mb=%llu",
+            what, (double)(d->bytes + bytes) / 1e9, (double)limit / 1e9,
+            (unsigned long long)((d->bytes + bytes + 2 * WORKING_SET_MARGIN) >> 20));
         return nil;
     }
     id<MTLBuffer> b = [d->mtl newBufferWithLength:bytes options:MTLResourceStorageModeShared];
     if (!b) {
-        err_set(err, FATHOM_ENOMEM, "metal: no memory for %s (%.2f GB)", what, (double)bytes / 1e9);
+        err_set(err, FATHOM_ENOMEM, "metal: no memory for %s (%.2f GB)", what,
+                (double)bytes / 1e9);
         return nil;
     }
     d->bytes += bytes;
@@ -171,10 +173,11 @@ id<MTLBuffer> metal_buffer(FDevice *d, uint64_t bytes, const char *what, fathom_
     return b;
 }
 
-static int metal_buf_alloc(struct device *dev, struct buffer **out, uint64_t bytes, enum buf_use use,
-                           fathom_err *err)
+static int metal_buf_alloc(struct device *dev, struct buffer **out, uint64_t bytes,
+                           enum buf_use use, fathom_err *err)
 {
-    static const char *const names[] = {"scratch", "sequence states", "KV pages", "input and output"};
+    static const char *const names[] = {"scratch", "sequence states", "KV pages",
+                                        "input and output"};
     @autoreleasepool {
         FBuffer *b = [FBuffer new];
         b->mtl = metal_buffer(device_of(dev), bytes, names[use], err);
@@ -200,18 +203,20 @@ static unsigned char *bytes_of(const struct buffer *b)
 {
     return buffer_of(b)->mtl.contents;
 }
-static void metal_buf_write(struct device *dev, struct buffer *b, uint64_t at, const void *p, uint64_t n)
+static void metal_buf_write(struct device *dev, struct buffer *b, uint64_t at, const void *p,
+                            uint64_t n)
 {
     (void)dev;
     memcpy(bytes_of(b) + at, p, n);
 }
-static void metal_buf_read(struct device *dev, const struct buffer *b, uint64_t at, void *p, uint64_t n)
+static void metal_buf_read(struct device *dev, const struct buffer *b, uint64_t at, void *p,
+                           uint64_t n)
 {
     (void)dev;
     memcpy(p, bytes_of(b) + at, n);
 }
-static void metal_buf_copy(struct device *dev, struct buffer *dst, uint64_t to, const struct buffer *src,
-                           uint64_t from, uint64_t n)
+static void metal_buf_copy(struct device *dev, struct buffer *dst, uint64_t to,
+                           const struct buffer *src, uint64_t from, uint64_t n)
 {
     (void)dev;
     memmove(bytes_of(dst) + to, bytes_of(src) + from, n);
@@ -230,29 +235,33 @@ struct sorted {
 };
 static int by_address(const void *a, const void *b)
 {
-    const unsigned char *x = ((const struct sorted *)a)->w->data, *y = ((const struct sorted *)b)->w->data;
+    const unsigned char *x = ((const struct sorted *)a)->w->data,
+                        *y = ((const struct sorted *)b)->w->data;
     return x < y ? -1 : x > y;
 }
 
 /* A view over [first, end), rounded out to whole pages: both ends lie in mapped pages. */
-static int add_view(FDevice *d, const unsigned char *first, const unsigned char *end, fathom_err *err)
+static int add_view(FDevice *d, const unsigned char *first, const unsigned char *end,
+                    fathom_err *err)
 {
     uintptr_t a = (uintptr_t)first / GPU_PAGE * GPU_PAGE;
     uintptr_t b = ((uintptr_t)end + GPU_PAGE - 1) / GPU_PAGE * GPU_PAGE;
     if (d->n_views == METAL_VIEWS) {
         return err_set(err, FATHOM_EUNSUPPORTED,
-                       "metal: the model needs more than %d views of %.1f GB over its file", METAL_VIEWS,
-                       (double)d->mtl.maxBufferLength / 1e9);
+                       "metal: the model needs more than %d views of %.1f GB over its file",
+                       METAL_VIEWS, (double)d->mtl.maxBufferLength / 1e9);
     }
     id<MTLBuffer> v = [d->mtl newBufferWithBytesNoCopy:(void *)a
                                                 length:b - a
                                                options:MTLResourceStorageModeShared
                                            deallocator:nil];
     if (!v) {
-        return err_set(err, FATHOM_ENOMEM, "metal: the device refuses a view of %.2f GB over the weights",
+        return err_set(err, FATHOM_ENOMEM,
+                       "metal: the device refuses a view of %.2f GB over the weights",
                        (double)(b - a) / 1e9);
     }
-    d->extent[d->n_views] = (struct metal_extent){(const unsigned char *)a, (const unsigned char *)b};
+    d->extent[d->n_views] =
+        (struct metal_extent){(const unsigned char *)a, (const unsigned char *)b};
     d->view[d->n_views++] = v;
     d->bytes += b - a;
     add_resident(d, v);
@@ -260,7 +269,8 @@ static int add_view(FDevice *d, const unsigned char *first, const unsigned char 
 }
 
 /* Sorted weights [i, end) in one mapping: views that hold whole tensors. */
-static int view_run(FDevice *d, const struct sorted *s, uint32_t i, uint32_t end, fathom_err *err)
+static int view_run(FDevice *d, const struct sorted *s, uint32_t i, uint32_t end,
+                    fathom_err *err)
 {
     uint64_t most = d->mtl.maxBufferLength - 2 * GPU_PAGE;
     while (i < end) {
@@ -275,15 +285,17 @@ static int view_run(FDevice *d, const struct sorted *s, uint32_t i, uint32_t end
         }
         if (i == from) {
             return err_set(err, FATHOM_EUNSUPPORTED,
-                           "metal: tensor %s has %.2f GB, the device's largest buffer %.2f GB", s[i].w->name,
-                           (double)s[i].w->bytes / 1e9, (double)d->mtl.maxBufferLength / 1e9);
+                           "metal: tensor %s has %.2f GB, the device's largest buffer %.2f GB",
+                           s[i].w->name, (double)s[i].w->bytes / 1e9,
+                           (double)d->mtl.maxBufferLength / 1e9);
         }
         int rc = add_view(d, first, last, err);
         if (rc) {
             return rc;
         }
         for (uint32_t k = from; k < i; k++) {
-            uint64_t at = (uint64_t)((const unsigned char *)s[k].w->data - d->extent[d->n_views - 1].first);
+            uint64_t at = (uint64_t)((const unsigned char *)s[k].w->data -
+                                     d->extent[d->n_views - 1].first);
             d->place[s[k].index] = (struct metal_place){d->n_views - 1, at};
         }
     }
@@ -309,7 +321,8 @@ static uint64_t run_bytes(const struct sorted *s, uint32_t i, uint32_t end)
 }
 
 /* Copies the tensors of short runs into view number d->n_views. */
-static int copy_runs(FDevice *d, const struct sorted *s, uint32_t n, uint64_t bytes, fathom_err *err)
+static int copy_runs(FDevice *d, const struct sorted *s, uint32_t n, uint64_t bytes,
+                     fathom_err *err)
 {
     id<MTLBuffer> b = metal_buffer(d, bytes, "small weights", err);
     if (!b) {
@@ -349,7 +362,8 @@ static int place_weights(FDevice *d, struct sorted *s, uint32_t n, fathom_err *e
     if (rc == 0 && (small > 0 || d->n_views == 0)) {
         rc = d->n_views < METAL_VIEWS
                  ? copy_runs(d, s, n, small, err)
-                 : err_set(err, FATHOM_EUNSUPPORTED, "metal: the model needs more than %d views", METAL_VIEWS);
+                 : err_set(err, FATHOM_EUNSUPPORTED,
+                           "metal: the model needs more than %d views", METAL_VIEWS);
     }
     return rc;
 }
@@ -368,7 +382,8 @@ static void metal_weights_free(struct device *dev)
     }
 }
 
-static int metal_weights_load(struct device *dev, const struct op_weight *weights, uint32_t n, fathom_err *err)
+static int metal_weights_load(struct device *dev, const struct op_weight *weights, uint32_t n,
+                              fathom_err *err)
 {
     @autoreleasepool {
         FDevice *d = device_of(dev);
@@ -382,12 +397,13 @@ static int metal_weights_load(struct device *dev, const struct op_weight *weight
         mem_free(s);
         uint64_t limit = d->mtl.recommendedMaxWorkingSetSize;
         if (rc == 0 && d->bytes + WORKING_SET_MARGIN > limit) {
-            rc = err_set(err, FATHOM_ENOMEM,
-                         "metal: the weights have %.2f GB and the system grants the GPU %.2f GB (2 GB are left "
-                         "free); use a smaller file, or raise the limit with: sudo sysctl "
-                         "iogpu.wired_limit_mb=%llu",
-                         (double)d->bytes / 1e9, (double)limit / 1e9,
-                         (unsigned long long)((d->bytes + 3 * WORKING_SET_MARGIN) >> 20));
+            rc = err_set(
+                err, FATHOM_ENOMEM,
+                "metal: the weights have %.2f GB and the system grants the GPU %.2f GB (2 GB are left "
+                "free); use a smaller file, or raise the limit with: sudo sysctl "
+                "iogpu.wired_limit_mb=%llu",
+                (double)d->bytes / 1e9, (double)limit / 1e9,
+                (unsigned long long)((d->bytes + 3 * WORKING_SET_MARGIN) >> 20));
         }
         if (rc) {
             metal_weights_free(dev);
@@ -396,7 +412,8 @@ static int metal_weights_load(struct device *dev, const struct op_weight *weight
     }
 }
 
-static const char *backend_supports(const struct device *dev, const struct program *p, const struct op *op)
+static const char *backend_supports(const struct device *dev, const struct program *p,
+                                    const struct op *op)
 {
     (void)dev;
     return metal_supports(p, op);

@@ -15,9 +15,8 @@ struct metal_extent {
 };
 
 /* One pipeline: kinds of the slots and weight types. */
-@interface FPipeline : NSObject
-{
-    @public
+@interface FPipeline : NSObject {
+  @public
     uint8_t kind[METAL_SLOTS];
     uint64_t types;
     id<MTLComputePipelineState> state;
@@ -25,9 +24,8 @@ struct metal_extent {
 }
 @end
 
-@interface FDevice : NSObject
-{
-    @public
+@interface FDevice : NSObject {
+  @public
     id<MTLDevice> mtl;
     id<MTLCommandQueue> queue;
     id<MTLLibrary> library;
@@ -45,21 +43,19 @@ struct metal_extent {
     struct backend_trace trace;
     id<MTLCommandBuffer> pending[METAL_PENDING]; /* of the running step, in order */
     uint32_t n_pending;
-    fathom_err failed;         /* why the device can no longer be used; code 0: it can */
+    fathom_err failed; /* why the device can no longer be used; code 0: it can */
 }
 @end
 
-@interface FBuffer : NSObject
-{
-    @public
+@interface FBuffer : NSObject {
+  @public
     id<MTLBuffer> mtl;
 }
 @end
 
 /* What submit walks for one kind of step. */
-@interface FList : NSObject
-{
-    @public
+@interface FList : NSObject {
+  @public
     struct metal_plan plan;
     struct metal_step_layout layout;
     id<MTLBuffer> args;
@@ -67,9 +63,8 @@ struct metal_extent {
 }
 @end
 
-@interface FExec : NSObject
-{
-    @public
+@interface FExec : NSObject {
+  @public
     FDevice *dev; /* borrowed by contract; retained here, which costs nothing */
     const struct program *p;
     FList *few, *few_plain, *many; /* few_plain: without folds, for tracing */

@@ -21,7 +21,8 @@ static NSURL *archive_place(void)
     if (cache && *cache) {
         snprintf(path, sizeof path, "%s/fathom/metal-%s.bin", cache, FATHOM_VERSION);
     } else if (home && *home) {
-        snprintf(path, sizeof path, "%s/Library/Caches/fathom/metal-%s.bin", home, FATHOM_VERSION);
+        snprintf(path, sizeof path, "%s/Library/Caches/fathom/metal-%s.bin", home,
+                 FATHOM_VERSION);
     } else {
         return nil;
     }
@@ -45,7 +46,8 @@ void metal_archive_save(FDevice *d)
     NSError *error = nil;
     if (d->archive && d->archive_dirty && d->archive_url &&
         ![d->archive serializeToURL:d->archive_url error:&error]) {
-        log_debug("metal: compiled kernels are not kept: %s", error.localizedDescription.UTF8String);
+        log_debug("metal: compiled kernels are not kept: %s",
+                  error.localizedDescription.UTF8String);
     }
     d->archive_dirty = false;
 }
@@ -67,13 +69,16 @@ int metal_library(FDevice *d, fathom_err *err)
         o.fastMathEnabled = NO;
     }
     NSError *error = nil;
-    d->library = [d->mtl newLibraryWithSource:[NSString stringWithUTF8String:text] options:o error:&error];
+    d->library = [d->mtl newLibraryWithSource:[NSString stringWithUTF8String:text]
+                                      options:o
+                                        error:&error];
     free(text);
     if (!d->library) {
-        return err_set(err, FATHOM_EUNSUPPORTED,
-                       "metal: the kernels do not compile on this system (please report this with the "
-                       "system's version; --backend cpu works): %.700s",
-                       error.localizedDescription.UTF8String);
+        return err_set(
+            err, FATHOM_EUNSUPPORTED,
+            "metal: the kernels do not compile on this system (please report this with the "
+            "system's version; --backend cpu works): %.700s",
+            error.localizedDescription.UTF8String);
     }
     archive_open(d);
     return 0;
@@ -104,18 +109,22 @@ static id<MTLComputePipelineState> make(FDevice *d, const FPipeline *p, NSError 
     [v setConstantValue:&lo type:MTLDataTypeUInt atIndex:METAL_FC_TYPES_LO];
     [v setConstantValue:&hi type:MTLDataTypeUInt atIndex:METAL_FC_TYPES_HI];
     MTLComputePipelineDescriptor *desc = [MTLComputePipelineDescriptor new];
-    desc.computeFunction = [d->library newFunctionWithName:@"fathom_level" constantValues:v error:error];
+    desc.computeFunction = [d->library newFunctionWithName:@"fathom_level"
+                                            constantValues:v
+                                                     error:error];
     if (!desc.computeFunction) {
         return nil;
     }
     if (d->archive) {
         desc.binaryArchives = [NSArray arrayWithObject:d->archive];
     }
-    id<MTLComputePipelineState> s = [d->mtl newComputePipelineStateWithDescriptor:desc
-                                                                          options:MTLPipelineOptionNone
-                                                                       reflection:NULL
-                                                                            error:error];
-    if (s && d->archive && [d->archive addComputePipelineFunctionsWithDescriptor:desc error:NULL]) {
+    id<MTLComputePipelineState> s =
+        [d->mtl newComputePipelineStateWithDescriptor:desc
+                                              options:MTLPipelineOptionNone
+                                           reflection:NULL
+                                                error:error];
+    if (s && d->archive &&
+        [d->archive addComputePipelineFunctionsWithDescriptor:desc error:NULL]) {
         d->archive_dirty = true;
     }
     return s;
@@ -139,12 +148,14 @@ FPipeline *metal_pipeline(FDevice *d, const struct metal_dispatch *x, fathom_err
                 error.localizedDescription.UTF8String);
         return nil;
     }
-    if (p->state.maxTotalThreadsPerThreadgroup < METAL_THREADS || p->state.threadExecutionWidth != 32) {
-        err_set(err, FATHOM_EUNSUPPORTED,
-                "metal: a kernel allows %lu threads a threadgroup in simdgroups of %lu on this GPU; %d and 32 are "
-                "needed",
-                (unsigned long)p->state.maxTotalThreadsPerThreadgroup,
-                (unsigned long)p->state.threadExecutionWidth, METAL_THREADS);
+    if (p->state.maxTotalThreadsPerThreadgroup < METAL_THREADS ||
+        p->state.threadExecutionWidth != 32) {
+        err_set(
+            err, FATHOM_EUNSUPPORTED,
+            "metal: a kernel allows %lu threads a threadgroup in simdgroups of %lu on this GPU; %d and 32 are "
+            "needed",
+            (unsigned long)p->state.maxTotalThreadsPerThreadgroup,
+            (unsigned long)p->state.threadExecutionWidth, METAL_THREADS);
         return nil;
     }
     p->next = d->pipelines;

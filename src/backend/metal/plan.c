@@ -60,8 +60,10 @@ static const char *check_sizes(const struct op *op)
 {
     switch (op->kind) {
     case OP_HC_MIX: return op->hc_mix.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
-    case OP_HC_NORM: return op->hc_norm.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
-    case OP_HC_HEAD: return op->hc_head.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
+    case OP_HC_NORM:
+        return op->hc_norm.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
+    case OP_HC_HEAD:
+        return op->hc_head.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
     case OP_LINEAR_HC:
         return op->linear_hc.hc > METAL_HC_MAX ? "more than 5 residual streams" : NULL;
     case OP_KV_ROW:
@@ -152,7 +154,8 @@ static void fold_mix(struct fold *f, const struct program *p, uint32_t i)
     int j = x ? next_of_kind(p, i, OP_HC_MIX) : -1;
     if (j >= 0) {
         const struct op_hc_mix *m = &p->ops[j].hc_mix;
-        uint32_t hc = p->ops[i].kind == OP_LINEAR_HC ? p->ops[i].linear_hc.hc : p->ops[i].moe_down.hc;
+        uint32_t hc =
+            p->ops[i].kind == OP_LINEAR_HC ? p->ops[i].linear_hc.hc : p->ops[i].moe_down.hc;
         if (!m->rows_out && m->hc == hc && same_opnd(&m->x, x)) {
             f[i].mix = j;
             f[j].gone = true;
@@ -165,7 +168,8 @@ static void fold_norm(struct fold *f, const struct program *p, uint32_t i)
 {
     const struct op_rms_norm *r = &p->ops[i].rms_norm;
     int j = next_of_kind(p, i, OP_LINEAR);
-    if (j < 0 || r->n > METAL_NORM_MAX || r->n % 32 != 0 || p->ops[j].level != p->ops[i].level + 1) {
+    if (j < 0 || r->n > METAL_NORM_MAX || r->n % 32 != 0 ||
+        p->ops[j].level != p->ops[i].level + 1) {
         return;
     }
     const struct op_linear *l = &p->ops[j].linear;
@@ -219,7 +223,7 @@ static void find_folds(struct fold *f, const struct program *p)
 
 /* ---- dispatches ---- */
 
-/* Kinds of an op's tasks: the first runs in the level's first dispatch, the second in one behind. */
+/* Kinds of an op's tasks: the first runs in the level's first dispatch, the second behind it. */
 struct kinds {
     uint8_t first, second;
 };
@@ -308,7 +312,8 @@ static void add_task(struct builder *b, uint32_t first, uint8_t kind, uint32_t o
 }
 
 /* The ops [i, end) of one level, and those left over from the level before. */
-static void add_level(struct builder *b, uint32_t i, uint32_t end, const uint32_t *left, uint32_t n_left)
+static void add_level(struct builder *b, uint32_t i, uint32_t end, const uint32_t *left,
+                      uint32_t n_left)
 {
     const struct program *p = b->plan->p;
     uint32_t first = b->plan->n, at[64], n = 0;
@@ -347,7 +352,8 @@ static void build(struct builder *b)
             alive += !b->fold[end].gone;
         }
         b->scratch = 0;
-        if (leaves && n_left + alive <= 64) { /* the others move to the next level, beside the product */
+        if (leaves &&
+            n_left + alive <= 64) { /* the others move to the next level, beside the product */
             for (uint32_t k = i; k < end; k++) {
                 if (!b->fold[k].gone) {
                     left[n_left++] = k;
@@ -367,8 +373,8 @@ static void build(struct builder *b)
     }
 }
 
-int metal_plan_make(struct metal_plan *out, const struct program *p, const struct metal_plan_options *o,
-                    fathom_err *err)
+int metal_plan_make(struct metal_plan *out, const struct program *p,
+                    const struct metal_plan_options *o, fathom_err *err)
 {
     *out = (struct metal_plan){.p = p};
     for (uint32_t i = 0; i < p->n_ops; i++) {

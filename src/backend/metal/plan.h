@@ -24,15 +24,15 @@
 
 /* One task: args at `at` in the plan's argument block. */
 struct metal_plan_task {
-    uint8_t kind;  /* enum metal_task */
-    uint32_t op;   /* index of its op in the program */
+    uint8_t kind; /* enum metal_task */
+    uint32_t op;  /* index of its op in the program */
     uint32_t at;
 };
 struct metal_dispatch {
     struct metal_plan_task task[METAL_SLOTS];
     uint32_t n;
-    bool barrier;  /* what came before must have finished */
-    bool layer;    /* the first one of a layer: a command buffer may end before it */
+    bool barrier;   /* what came before must have finished */
+    bool layer;     /* the first one of a layer: a command buffer may end before it */
     uint64_t types; /* bit per weight type of its products */
 };
 struct metal_plan {

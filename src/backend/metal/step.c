@@ -13,7 +13,8 @@ static uint64_t section(uint64_t *at, uint64_t bytes)
     return from;
 }
 
-void metal_step_plan(struct metal_step_layout *l, const struct metal_plan *plan, uint32_t max_pages)
+void metal_step_plan(struct metal_step_layout *l, const struct metal_plan *plan,
+                     uint32_t max_pages)
 {
     const struct program *p = plan->p;
     uint64_t at = 0;
@@ -30,7 +31,8 @@ void metal_step_plan(struct metal_step_layout *l, const struct metal_plan *plan,
     }
     for (uint32_t g = 0; g < plan->n_group; g++) {
         l->group_first[g] = floats;
-        floats += (p->lim.t_max / plan->group[g].ratio + p->lim.seq_max) * 2 * p->rope[plan->group[g].rope].n;
+        floats += (p->lim.t_max / plan->group[g].ratio + p->lim.seq_max) * 2 *
+                  p->rope[plan->group[g].rope].n;
     }
     l->angles = section(&at, MAX((uint64_t)floats * 4, (uint64_t)4));
     l->bytes = at;
@@ -49,7 +51,8 @@ static void write_angles(const struct metal_step_layout *l, const struct metal_p
     for (uint32_t r = 0; r < ROPE_CLASSES; r++) {
         for (uint32_t t = 0; t < s->n_tok && p->rope[r].n; t++) {
             const struct step_seq *q = &s->seq[s->tok_seq[t]];
-            rope_angles(&p->rope[r], step_pos(q, t), to + l->angle_first[r] + (size_t)t * 2 * p->rope[r].n);
+            rope_angles(&p->rope[r], step_pos(q, t),
+                        to + l->angle_first[r] + (size_t)t * 2 * p->rope[r].n);
         }
     }
     for (uint32_t g = 0; g < plan->n_group; g++) {
@@ -57,15 +60,16 @@ static void write_angles(const struct metal_step_layout *l, const struct metal_p
         float *at = to + l->group_first[g];
         for (uint32_t i = 0; i < s->n_seq; i++) {
             uint32_t first = step_group_first(&s->seq[i], plan->group[g].ratio);
-            for (uint32_t k = 0; k < groups_of(&s->seq[i], plan->group[g].ratio); k++, at += 2 * table->n) {
+            for (uint32_t k = 0; k < groups_of(&s->seq[i], plan->group[g].ratio);
+                 k++, at += 2 * table->n) {
                 rope_angles(table, (first + k) * plan->group[g].ratio, at);
             }
         }
     }
 }
 
-void metal_step_write(const struct metal_step_layout *l, const struct metal_plan *plan, const struct step *s,
-                      void *to)
+void metal_step_write(const struct metal_step_layout *l, const struct metal_plan *plan,
+                      const struct step *s, void *to)
 {
     const struct program *p = plan->p;
     unsigned char *base = to;
@@ -140,8 +144,8 @@ static uint32_t linear_groups(const struct op_linear *o, const struct step *s)
     return n * div_up(o->rows_out ? s->n_out : s->n_tok, METAL_TILE);
 }
 
-uint32_t metal_groups(const struct metal_plan *plan, const struct metal_plan_task *t, const struct step *s,
-                      uint32_t n_batch)
+uint32_t metal_groups(const struct metal_plan *plan, const struct metal_plan_task *t,
+                      const struct step *s, uint32_t n_batch)
 {
     const struct op *op = &plan->p->ops[t->op];
     uint32_t n = s->n_tok;
@@ -178,7 +182,8 @@ uint32_t metal_groups(const struct metal_plan *plan, const struct metal_plan_tas
     case METAL_MOE_UP: return n * op->moe_up.k * div_up(op->moe_up.f, METAL_ROWS);
     case METAL_MOE_UP_EXPERT: return op->moe_up.n_expert * div_up(op->moe_up.f, METAL_ROWS);
     case METAL_MOE_DOWN: return div_up(op->moe_down.d, METAL_ROWS);
-    case METAL_MOE_DOWN_EXPERT: return op->moe_down.n_expert * div_up(op->moe_down.d, METAL_ROWS);
+    case METAL_MOE_DOWN_EXPERT:
+        return op->moe_down.n_expert * div_up(op->moe_down.d, METAL_ROWS);
     case METAL_MOE_DOWN_SUM: return product_groups(op->moe_down.d, n);
     case METAL_NONE:
     case METAL_TASKS: break;
@@ -193,10 +198,12 @@ uint32_t metal_count(const struct metal_plan *plan, uint32_t pos, uint32_t n_tok
     uint32_t count = 0;
     for (uint32_t i = 0; i < plan->n; i++) {
         const struct metal_dispatch *d = &plan->d[i];
-        bool batched = d->task[0].kind == METAL_INDEX_SCORE || d->task[0].kind == METAL_INDEX_TOP;
+        bool batched =
+            d->task[0].kind == METAL_INDEX_SCORE || d->task[0].kind == METAL_INDEX_TOP;
         uint32_t any = 0;
         for (uint32_t k = 0; k < d->n; k++) {
-            any += metal_groups(plan, &d->task[k], &s, MIN(n_tok, (uint32_t)METAL_INDEX_BATCH)) > 0;
+            any += metal_groups(plan, &d->task[k], &s,
+                                MIN(n_tok, (uint32_t)METAL_INDEX_BATCH)) > 0;
         }
         count += any ? (batched ? div_up(n_tok, METAL_INDEX_BATCH) : 1) : 0;
     }

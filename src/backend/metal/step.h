@@ -10,9 +10,10 @@ struct metal_step_layout {
     uint32_t angle_first[ROPE_CLASSES], group_first[METAL_GROUP_KINDS]; /* floats */
 };
 /* max_pages: entries of the page list. */
-void metal_step_plan(struct metal_step_layout *l, const struct metal_plan *plan, uint32_t max_pages);
+void metal_step_plan(struct metal_step_layout *l, const struct metal_plan *plan,
+                     uint32_t max_pages);
 /* Writes header, arrays and angles of a checked step. */
-void metal_step_write(const struct metal_step_layout *l, const struct metal_plan *plan, const struct step *s,
-                      void *to);
+void metal_step_write(const struct metal_step_layout *l, const struct metal_plan *plan,
+                      const struct step *s, void *to);
 
 #endif

@@ -104,7 +104,8 @@ emu_switch:
 #error "emu.cpp needs a fiber switch for this processor"
 #endif
 
-namespace {
+namespace
+{
 
 enum state : uint8_t { RUNNABLE, AT_SIMD, AT_BARRIER, DONE };
 
@@ -136,7 +137,8 @@ struct worker {
     const emu_dispatch *d;
     std::vector<fiber> fibers;
     std::vector<exchange_room> simd;
-    unsigned char *stacks = nullptr, *region = nullptr; /* region: only for the thread sanitizer */
+    unsigned char *stacks = nullptr,
+                  *region = nullptr; /* region: only for the thread sanitizer */
     void *main_sp = nullptr, *main_tsan = nullptr, *main_asan = nullptr;
     const void *main_bottom = nullptr;
     size_t main_size = 0;
@@ -159,8 +161,14 @@ char g_message[512];
 std::atomic<bool> g_failed;
 thread_local worker *t_worker;
 
-bool with_tsan() { return __tsan_create_fiber != nullptr; }
-bool with_asan() { return __sanitizer_start_switch_fiber != nullptr; }
+bool with_tsan()
+{
+    return __tsan_create_fiber != nullptr;
+}
+bool with_asan()
+{
+    return __sanitizer_start_switch_fiber != nullptr;
+}
 
 void report(int site, const char *format, ...)
 {
@@ -174,7 +182,8 @@ void report(int site, const char *format, ...)
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
     if (site) {
-        snprintf(g_message, sizeof g_message, "line %d column %d: %s", site / 256, site % 256, text);
+        snprintf(g_message, sizeof g_message, "line %d column %d: %s", site / 256, site % 256,
+                 text);
     } else {
         snprintf(g_message, sizeof g_message, "%s", text);
     }
@@ -189,7 +198,8 @@ void to_main(worker *w, bool ends)
         __sanitizer_start_switch_fiber(ends ? nullptr : &f->asan, w->main_bottom, w->main_size);
     }
     if (with_tsan()) {
-        __tsan_release(&w->end_sync); /* only the scheduler acquires it, when the group has ended */
+        __tsan_release(
+            &w->end_sync); /* only the scheduler acquires it, when the group has ended */
         __tsan_switch_to_fiber(w->main_tsan, 1);
     }
     emu_switch(&f->sp, w->main_sp);
@@ -227,7 +237,10 @@ extern "C" void emu_fiber_main(void)
     abort(); /* a fiber that is done is never resumed */
 }
 
-unsigned char *stack_of(worker *w, size_t i) { return w->stacks + i * STACK_STEP; }
+unsigned char *stack_of(worker *w, size_t i)
+{
+    return w->stacks + i * STACK_STEP;
+}
 
 void fiber_start(worker *w, size_t i)
 {
@@ -299,7 +312,8 @@ const unsigned char (*api_exchange(const void *value, size_t n, int site, uint32
     exchange_room *room = &w->simd[index / EMU_SIMD];
     unsigned side = room->generation & 1;
     if (n > EMU_VALUE) {
-        report(site, "a value of %zu bytes is exchanged, at most %d are possible", n, EMU_VALUE);
+        report(site, "a value of %zu bytes is exchanged, at most %d are possible", n,
+               EMU_VALUE);
         give_up(w);
     }
     copy_quietly(room->value[side][index % EMU_SIMD], value, n);
@@ -423,8 +437,10 @@ bool run_simd(worker *w, uint32_t simd)
             return moved; /* those at a barrier may be released by others */
         }
         if (other) {
-            report(site, "lanes of a simdgroup meet at different simdgroup operations (the other "
-                         "at line %d column %d)", other / 256, other % 256);
+            report(site,
+                   "lanes of a simdgroup meet at different simdgroup operations (the other "
+                   "at line %d column %d)",
+                   other / 256, other % 256);
             w->failed = true;
             return false;
         }
@@ -499,7 +515,8 @@ void prepare_lanes(worker *w, const uint32_t at[3], const uint32_t size[3])
         set3(l->builtin[EMU_THREADS_PER_THREADGROUP], size[0], size[1], size[2]);
         set3(l->builtin[EMU_THREADGROUPS_PER_GRID], d->groups[0], d->groups[1], d->groups[2]);
         set3(l->builtin[EMU_THREADS_PER_GRID], d->threads[0], d->threads[1], d->threads[2]);
-        set3(l->builtin[EMU_SIMDGROUPS_PER_THREADGROUP], (w->n + EMU_SIMD - 1) / EMU_SIMD, 0, 0);
+        set3(l->builtin[EMU_SIMDGROUPS_PER_THREADGROUP], (w->n + EMU_SIMD - 1) / EMU_SIMD, 0,
+             0);
         set3(l->builtin[EMU_THREADS_PER_SIMDGROUP], EMU_SIMD, 0, 0);
         l->buffer = d->buffer;
         l->tg_memory = w->tg;
@@ -613,7 +630,8 @@ void work(const emu_dispatch *d, std::atomic<uint32_t> *next, uint32_t n_groups,
     w.main_tsan = with_tsan() ? __tsan_get_current_fiber() : nullptr;
     stacks_make(&w);
     t_worker = &w;
-    for (uint32_t i; !g_failed && (i = next->fetch_add(1, std::memory_order_relaxed)) < n_groups;) {
+    for (uint32_t i;
+         !g_failed && (i = next->fetch_add(1, std::memory_order_relaxed)) < n_groups;) {
         run_group(&w, i);
     }
     t_worker = nullptr;
@@ -642,8 +660,8 @@ bool check(emu_dispatch *d)
     for (uint32_t n : d->tg_bytes) {
         tg += n;
         if (n % 16) {
-            report(0, "%s: threadgroup memory of %u bytes, not a multiple of 16", d->kernel->name,
-                   n);
+            report(0, "%s: threadgroup memory of %u bytes, not a multiple of 16",
+                   d->kernel->name, n);
             return false;
         }
     }
@@ -659,7 +677,8 @@ bool check(emu_dispatch *d)
             return false;
         }
         if (a->kind == EMU_ARG_THREADGROUP && !d->tg_bytes[a->index]) {
-            report(0, "%s: no length was set for threadgroup memory %d", d->kernel->name, a->index);
+            report(0, "%s: no length was set for threadgroup memory %d", d->kernel->name,
+                   a->index);
             return false;
         }
     }

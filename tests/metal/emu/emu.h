@@ -3,9 +3,9 @@
  * so barriers and simdgroup operations behave as on a GPU, and are stricter: what a GPU leaves
  * undefined ends the dispatch with a message (docs/testing.md, "Metal on Linux").
  *
- * A translated library is a shared object with one function, `emu_library_get`. It reaches the emulator
- * only through the table `struct emu_api` that loading hands to it, so the library can be built
- * with a sanitizer that the emulator is not built with.
+ * A translated library is a shared object with one function, `emu_library_get`. It reaches the
+ * emulator only through the table `struct emu_api` that loading hands to it, so the library can
+ * be built with a sanitizer that the emulator is not built with.
  *
  * Threads: one dispatch at a time per process (function constants are variables of the library);
  * inside a dispatch, threadgroups are spread over worker threads. */
@@ -103,10 +103,10 @@ const struct emu_kernel *emu_find(const struct emu_library *lib, const char *nam
 
 enum emu_order { EMU_FORWARD, EMU_REVERSE, EMU_RANDOM };
 struct emu_options {
-    enum emu_order order;  /* in which lanes of a simdgroup, and simdgroups, take turns */
-    uint64_t seed;         /* of EMU_RANDOM */
-    unsigned workers;      /* OS threads; 0: 2 */
-    bool butterfly;        /* order in which simd_sum and its like add: sequential or butterfly */
+    enum emu_order order; /* in which lanes of a simdgroup, and simdgroups, take turns */
+    uint64_t seed;        /* of EMU_RANDOM */
+    unsigned workers;     /* OS threads; 0: 2 */
+    bool butterfly; /* order in which simd_sum and its like add: sequential or butterfly */
 };
 void emu_set_options(const struct emu_options *o);
 

@@ -25,8 +25,7 @@
 }
 @end
 
-@interface HeapString : NSString
-{
+@interface HeapString : NSString {
     char *text;
 }
 @end

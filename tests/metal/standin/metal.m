@@ -87,9 +87,8 @@ static void set_error(NSError **error, const char *text)
 
 /* ---- buffers ---- */
 
-@interface SBuffer : NSObject <MTLBuffer>
-{
-    @public
+@interface SBuffer : NSObject <MTLBuffer> {
+  @public
     unsigned char *bytes;
     NSUInteger n;
     bool owned;
@@ -119,31 +118,27 @@ static void set_error(NSError **error, const char *text)
 
 /* ---- libraries and pipelines ---- */
 
-@interface SLibrary : NSObject <MTLLibrary>
-{
-    @public
+@interface SLibrary : NSObject <MTLLibrary> {
+  @public
     struct emu_library *lib;
 }
 @end
-@interface SFunction : NSObject <MTLFunction>
-{
-    @public
+@interface SFunction : NSObject <MTLFunction> {
+  @public
     SLibrary *library;
     const struct emu_kernel *kernel;
     unsigned char value[MAX_CONSTANTS][8];
     size_t value_bytes[MAX_CONSTANTS];
 }
 @end
-@interface SPipeline : NSObject <MTLComputePipelineState>
-{
-    @public
+@interface SPipeline : NSObject <MTLComputePipelineState> {
+  @public
     SFunction *function;
 }
 @end
 
-@interface MTLFunctionConstantValues ()
-{
-    @public
+@interface MTLFunctionConstantValues () {
+  @public
     unsigned char value[MAX_CONSTANTS][8];
     size_t value_bytes[MAX_CONSTANTS];
 }
@@ -151,9 +146,10 @@ static void set_error(NSError **error, const char *text)
 @implementation MTLFunctionConstantValues
 - (void)setConstantValue:(const void *)v type:(MTLDataType)type atIndex:(NSUInteger)index
 {
-    size_t n = type == MTLDataTypeBool                                ? 1
-               : type == MTLDataTypeFloat || type == MTLDataTypeInt || type == MTLDataTypeUInt ? 4
-                                                                                               : 0;
+    size_t n = type == MTLDataTypeBool ? 1
+               : type == MTLDataTypeFloat || type == MTLDataTypeInt || type == MTLDataTypeUInt
+                   ? 4
+                   : 0;
     if (n == 0 || index >= MAX_CONSTANTS) {
         wrong("function constant %lu of type %lu", index, type);
         return;
@@ -273,8 +269,7 @@ static void set_error(NSError **error, const char *text)
 }
 @end
 
-@interface SArchive : NSObject <MTLBinaryArchive>
-{
+@interface SArchive : NSObject <MTLBinaryArchive> {
     NSUInteger n;
 }
 @end
@@ -325,8 +320,7 @@ static void set_error(NSError **error, const char *text)
     _initialCapacity = n;
 }
 @end
-@interface SResidencySet : NSObject <MTLResidencySet>
-{
+@interface SResidencySet : NSObject <MTLResidencySet> {
     NSUInteger pending, committed;
 }
 @end
@@ -362,8 +356,8 @@ static void set_error(NSError **error, const char *text)
 
 /* One recorded dispatch; the arrays hold what was bound when it was encoded. */
 struct dispatch {
-    void *pipeline;              /* retained SPipeline */
-    void *buffer[EMU_BUFFERS];   /* retained SBuffer, or NULL */
+    void *pipeline;            /* retained SPipeline */
+    void *buffer[EMU_BUFFERS]; /* retained SBuffer, or NULL */
     NSUInteger offset[EMU_BUFFERS];
     unsigned char *bytes[EMU_BUFFERS]; /* setBytes: a copy of its own */
     uint32_t tg_bytes[EMU_LENGTHS];
@@ -372,9 +366,8 @@ struct dispatch {
     uint32_t epoch; /* dispatches of one epoch may run in any order */
 };
 
-@interface SCommandBuffer : NSObject <MTLCommandBuffer>
-{
-    @public
+@interface SCommandBuffer : NSObject <MTLCommandBuffer> {
+  @public
     struct dispatch *d;
     size_t n, cap;
     uint32_t epoch;
@@ -388,9 +381,8 @@ struct dispatch {
 - (void)run;
 @end
 
-@interface SEncoder : NSObject <MTLComputeCommandEncoder>
-{
-    @public
+@interface SEncoder : NSObject <MTLComputeCommandEncoder> {
+  @public
     SCommandBuffer *cb;
     bool concurrent, ended;
     SPipeline *pipeline;
@@ -494,7 +486,8 @@ struct dispatch {
     }
     if (threads == 0 || threads > pipeline.maxTotalThreadsPerThreadgroup) {
         wrong("%s: %lu threads in a threadgroup, the pipeline allows %lu",
-              pipeline->function->kernel->name, threads, pipeline.maxTotalThreadsPerThreadgroup);
+              pipeline->function->kernel->name, threads,
+              pipeline.maxTotalThreadsPerThreadgroup);
         return;
     }
     if (grid.width * grid.height * grid.depth == 0) {
@@ -568,8 +561,8 @@ static const char *run_dispatch(const struct dispatch *d)
                              .whole_groups = d->whole};
     for (int i = 0; i < MAX_CONSTANTS; i++) {
         if (p->function->value_bytes[i]) {
-            constant[e.n_constants++] = (struct emu_value){i, p->function->value[i],
-                                                           p->function->value_bytes[i]};
+            constant[e.n_constants++] =
+                (struct emu_value){i, p->function->value[i], p->function->value_bytes[i]};
         }
     }
     for (int i = 0; i < EMU_BUFFERS; i++) {
@@ -634,7 +627,8 @@ static const char *run_dispatch(const struct dispatch *d)
 - (void)shuffle:(size_t)first end:(size_t)last
 {
     for (size_t i = last; options.shuffle && i > first + 1; i--) {
-        options.shuffle_seed = options.shuffle_seed * 6364136223846793005u + 1442695040888963407u;
+        options.shuffle_seed =
+            options.shuffle_seed * 6364136223846793005u + 1442695040888963407u;
         size_t j = first + (options.shuffle_seed >> 33) % (i - first);
         struct dispatch x = d[i - 1];
         d[i - 1] = d[j];
@@ -699,8 +693,7 @@ static const char *run_dispatch(const struct dispatch *d)
 }
 @end
 
-@interface SQueue : NSObject <MTLCommandQueue>
-{
+@interface SQueue : NSObject <MTLCommandQueue> {
     SCommandBuffer *last;
 }
 @end
@@ -708,7 +701,8 @@ static const char *run_dispatch(const struct dispatch *d)
 - (id<MTLCommandBuffer>)commandBuffer
 {
     SCommandBuffer *cb = [SCommandBuffer new];
-    cb->before = last; /* run in the order in which they were made; the host commits in that order */
+    cb->before =
+        last; /* run in the order in which they were made; the host commits in that order */
     last = cb;
     counts.command_buffers++;
     return cb;
@@ -783,7 +777,8 @@ static const char *run_dispatch(const struct dispatch *d)
         if (posix_memalign((void **)&b->bytes, 4096, n)) {
             return nil;
         }
-        memset(b->bytes, 0xFF, n < 1 << 20 ? n : 1 << 20); /* NaN; the rest is left as it comes */
+        memset(b->bytes, 0xFF,
+               n < 1 << 20 ? n : 1 << 20); /* NaN; the rest is left as it comes */
     }
     return b;
 }
@@ -794,8 +789,8 @@ static const char *run_dispatch(const struct dispatch *d)
 {
     (void)o;
     if (!p || (uintptr_t)p % PAGE || n % PAGE) {
-        wrong("newBufferWithBytesNoCopy: pointer %p and length %lu must be multiples of %d", p, n,
-              PAGE);
+        wrong("newBufferWithBytesNoCopy: pointer %p and length %lu must be multiples of %d", p,
+              n, PAGE);
         return nil;
     }
     SBuffer *b = [self buffer:p length:n];
@@ -816,7 +811,8 @@ static const char *run_dispatch(const struct dispatch *d)
     if (o.languageVersion == 0) {
         wrong("newLibraryWithSource: languageVersion is not set");
     }
-    struct emu_library *lib = standin_compile(source.UTF8String, o.mathMode == MTLMathModeFast, &why);
+    struct emu_library *lib =
+        standin_compile(source.UTF8String, o.mathMode == MTLMathModeFast, &why);
     if (!lib) {
         set_error(error, why);
         return nil;
@@ -826,11 +822,11 @@ static const char *run_dispatch(const struct dispatch *d)
     counts.libraries++;
     return l;
 }
-- (id<MTLComputePipelineState>)
-    newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)d
-                                  options:(MTLPipelineOption)o
-                               reflection:(void *)reflection
-                                    error:(NSError **)error
+- (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:
+                                   (MTLComputePipelineDescriptor *)d
+                                                             options:(MTLPipelineOption)o
+                                                          reflection:(void *)reflection
+                                                               error:(NSError **)error
 {
     (void)o;
     (void)reflection;

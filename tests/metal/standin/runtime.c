@@ -18,7 +18,7 @@
 typedef struct object *id;
 typedef struct selector {
     const char *name, *types;
-} *SEL;
+} * SEL;
 typedef void (*IMP)(void);
 
 struct method {
@@ -37,7 +37,8 @@ struct ivar_list {
         int offset;
     } v[];
 };
-struct class {
+struct class
+{
     struct class *isa;
     union {
         const char *super_name; /* until it is resolved */
@@ -386,7 +387,7 @@ struct block {
         unsigned long reserved, size;
         void (*copy)(void *to, const void *from);
         void (*dispose)(void *b);
-    } *d;
+    } * d;
 };
 struct byref {
     void *isa;

@@ -11,6 +11,7 @@ long standin_live_objects(void);     /* objects and heap blocks that were not fr
 void *nil_method(void);
 void *_Block_copy(const void *block);
 void _Block_release(const void *block);
-extern void *_NSConcreteStackBlock[32], *_NSConcreteMallocBlock[32], *_NSConcreteGlobalBlock[32];
+extern void *_NSConcreteStackBlock[32], *_NSConcreteMallocBlock[32],
+    *_NSConcreteGlobalBlock[32];
 
 #endif

@@ -21,31 +21,35 @@ inline entries entries_of(thread const ctx &c, constant metal_attn &o, uint t)
     e.first = win_first(q, pos, o.window);
     e.n_win = pos + 1 - e.first;
     e.all = !present(o.sel);
-    uint n_comp = present(o.sel) ? words_at(c, o.n_sel, t)[0] : o.ratio ? rows_seen(pos, o.ratio) : 0;
+    uint n_comp = present(o.sel) ? words_at(c, o.n_sel, t)[0]
+                  : o.ratio      ? rows_seen(pos, o.ratio)
+                                 : 0;
     e.n = e.n_win + n_comp;
     return e;
 }
 
 /* Element d of entry i. */
-inline float entry_value(thread const ctx &c, constant metal_attn &o, thread const entries &e, uint t, uint i,
-                         uint d)
+inline float entry_value(thread const ctx &c, constant metal_attn &o, thread const entries &e,
+                         uint t, uint i, uint d)
 {
     constant metal_seq &q = seq_of(c, t);
     if (i < e.n_win) {
         uint p = e.first + i;
         if (p >= q.n0) {
             uint row = q.tok0 + (p - q.n0);
-            return stored_value(o.geom, row_at(c, o.wrow.codes, row), row_scales(c, o.wrow, row), d);
+            return stored_value(o.geom, row_at(c, o.wrow.codes, row),
+                                row_scales(c, o.wrow, row), d);
         }
         return stored_value(o.geom, state_at(c, o.ring.codes, q.state, p % o.slots),
                             state_scales(c, o.ring, q.state, p % o.slots), d);
     }
     uint row = e.all ? i - e.n_win : words_at(c, o.sel, t)[i - e.n_win];
     uint page = c.pages[q.page0 + row / o.rows_per_page], slot = row % o.rows_per_page;
-    return stored_value(o.geom, page_at(c, o.rows.codes, page, slot), page_scales(c, o.rows, page, slot), d);
+    return stored_value(o.geom, page_at(c, o.rows.codes, page, slot),
+                        page_scales(c, o.rows, page, slot), d);
 }
-inline void load_rows(thread const ctx &c, constant metal_attn &o, thread const entries &e, uint t, uint i0,
-                      uint n)
+inline void load_rows(thread const ctx &c, constant metal_attn &o, thread const entries &e,
+                      uint t, uint i0, uint n)
 {
     sync(); /* the last tile has been read */
     for (uint i = c.t; i < n * o.n; i += METAL_THREADS) {
@@ -60,18 +64,21 @@ struct head_part {
 };
 
 /* Entries [i0, i0 + n) for this simdgroup's head. */
-inline head_part attend(thread const ctx &c, constant metal_attn &o, thread const entries &e, uint t, uint i0,
-                        uint n)
+inline head_part attend(thread const ctx &c, constant metal_attn &o, thread const entries &e,
+                        uint t, uint i0, uint n)
 {
-    threadgroup float *q = c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX, *s = c.tg + ATTN_S + c.sg * METAL_SPLIT;
+    threadgroup float *q = c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX,
+                      *s = c.tg + ATTN_S + c.sg * METAL_SPLIT;
     head_part r;
     for (uint a = 0; a < n; a += ATTN_TILE) {
         uint len = min(n - a, ATTN_TILE);
         load_rows(c, o, e, t, i0 + a, len);
-        threadgroup const float *row = c.tg + ATTN_ROWS; /* rows behind the last: old ones, not used */
+        threadgroup const float *row =
+            c.tg + ATTN_ROWS; /* rows behind the last: old ones, not used */
         float4 v = float4(0.0f);
         for (uint d = c.lane; d < o.n; d += 32) {
-            v = fma(float4(q[d]), float4(row[d], row[o.n + d], row[2 * o.n + d], row[3 * o.n + d]), v);
+            v = fma(float4(q[d]),
+                    float4(row[d], row[o.n + d], row[2 * o.n + d], row[3 * o.n + d]), v);
         }
         for (ushort h = 16; h > 0; h /= 2) { /* the tree of lanes_sum, four rows at once */
             v = v + simd_shuffle_xor(v, h);
@@ -113,7 +120,8 @@ inline head_part attend(thread const ctx &c, constant metal_attn &o, thread cons
 }
 
 /* Running merge: the sink first, then splits in order. */
-inline void merge_part(thread head_part &to, float m, float sum, thread const float *o, uint n_k)
+inline void merge_part(thread head_part &to, float m, float sum, thread const float *o,
+                       uint n_k)
 {
     float top = m > to.m ? m : to.m, a = exp_one(to.m - top), b = exp_one(m - top);
     to.sum = to.sum * a + sum * b;
@@ -134,8 +142,8 @@ inline head_part sink_part(thread const ctx &c, constant metal_attn &o, uint h)
 }
 
 /* o / sum, inverse RoPE, output; by the head's simdgroup. x: METAL_HEAD_MAX floats of its own. */
-inline void write_head(thread const ctx &c, constant metal_attn &o, uint t, uint h, thread const head_part &r,
-                       threadgroup float *x)
+inline void write_head(thread const ctx &c, constant metal_attn &o, uint t, uint h,
+                       thread const head_part &r, threadgroup float *x)
 {
     for (uint k = 0; 32 * k < o.n; k++) {
         if (32 * k + c.lane < o.n) {
@@ -170,10 +178,12 @@ inline void load_query(thread const ctx &c, constant metal_attn &o, uint t, uint
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
     if (o.finish.heads) {
-        finish_head(c, o.finish, q, token_angles(c, o.finish.rope, t), c.step->angle_row[o.finish.rope] / 2);
+        finish_head(c, o.finish, q, token_angles(c, o.finish.rope, t),
+                    c.step->angle_row[o.finish.rope] / 2);
     }
 }
-inline device float *part_at(thread const ctx &c, constant metal_attn &o, uint t, uint h, uint split)
+inline device float *part_at(thread const ctx &c, constant metal_attn &o, uint t, uint h,
+                             uint split)
 {
     return (device float *)(c.scratch + o.scratch) +
            (((ulong)t * o.heads + h) * o.max_splits + split) * (o.n + 2);

@@ -53,7 +53,8 @@ inline device uint *words_at(thread const ctx &c, constant metal_opnd &o, ulong 
 {
     return (device uint *)row_at(c, o, row);
 }
-inline device uchar *state_at(thread const ctx &c, constant metal_opnd &o, uint state, uint slot)
+inline device uchar *state_at(thread const ctx &c, constant metal_opnd &o, uint state,
+                              uint slot)
 {
     return c.state + (ulong)state * c.step->slot_bytes + o.offset + (ulong)slot * o.row_bytes;
 }
@@ -66,11 +67,13 @@ inline device uchar *row_scales(thread const ctx &c, constant metal_rows &r, ulo
 {
     return row_at(c, present(r.scales) ? r.scales : r.codes, row);
 }
-inline device uchar *state_scales(thread const ctx &c, constant metal_rows &r, uint state, uint slot)
+inline device uchar *state_scales(thread const ctx &c, constant metal_rows &r, uint state,
+                                  uint slot)
 {
     return state_at(c, present(r.scales) ? r.scales : r.codes, state, slot);
 }
-inline device uchar *page_scales(thread const ctx &c, constant metal_rows &r, uint page, uint slot)
+inline device uchar *page_scales(thread const ctx &c, constant metal_rows &r, uint page,
+                                 uint slot)
 {
     return page_at(c, present(r.scales) ? r.scales : r.codes, page, slot);
 }
@@ -150,7 +153,8 @@ inline ushort bf16_code(float x)
 }
 inline float e8m0_value(uint e) /* 2^(e - 127) */
 {
-    return e == 0 ? as_type<float>(0x00400000u) : as_type<float>(e == 255 ? 0x7FC00000u : e << 23);
+    return e == 0 ? as_type<float>(0x00400000u)
+                  : as_type<float>(e == 255 ? 0x7FC00000u : e << 23);
 }
 inline bool is_nan(float x)
 {
@@ -274,8 +278,8 @@ inline void a8_put(thread const ctx &c, constant metal_opnd &o, ulong row, uint 
     }
 }
 /* x[0..n) in threadgroup memory to the forms that are present; n a multiple of 32 if A8 is. */
-inline void out_put(thread const ctx &c, constant metal_opnd &f32, constant metal_opnd &a8, ulong row,
-                    uint k0, threadgroup const float *x, uint n)
+inline void out_put(thread const ctx &c, constant metal_opnd &f32, constant metal_opnd &a8,
+                    ulong row, uint k0, threadgroup const float *x, uint n)
 {
     if (present(f32)) {
         for (uint i = c.t; i < n; i += METAL_THREADS) {
@@ -345,8 +349,8 @@ inline uint e2m1_code(float x)
     return code | (as_type<uint>(x) >> 28 & 8u);
 }
 /* Element i of a stored row. */
-inline float stored_value(constant metal_geom &g, device const uchar *codes, device const uchar *scales,
-                          uint i)
+inline float stored_value(constant metal_geom &g, device const uchar *codes,
+                          device const uchar *scales, uint i)
 {
     if (g.kind == ROW_F32) {
         return ((device const float *)codes)[i];
@@ -421,7 +425,8 @@ inline float norm_factor(thread const ctx &c, threadgroup const float *x, uint n
     }
     return 1.0f / precise::sqrt(group_sum(c, s, room) / float(n) + eps);
 }
-inline void rope_pairs(thread const ctx &c, threadgroup float *x, uint n_pairs, device const float *cs)
+inline void rope_pairs(thread const ctx &c, threadgroup float *x, uint n_pairs,
+                       device const float *cs)
 {
     for (uint i = c.t; i < n_pairs; i += METAL_THREADS) {
         float a = x[2 * i], b = x[2 * i + 1], co = cs[2 * i], si = cs[2 * i + 1];

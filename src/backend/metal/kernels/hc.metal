@@ -20,8 +20,8 @@ inline void task_embed(thread const ctx &c, constant metal_embed &o)
 /* Sums of one chunk of 32 columns for one row, by 16 lanes per output (op.h); x: [hc][stride], its
  * columns [0, n) in any memory. First output `first`, every `step`-th. */
 template <typename X>
-inline void mix_chunk(thread const ctx &c, constant metal_hc_mix &o, X x, uint stride, uint chunk, uint n,
-                      device float *mixp, uint first, uint step)
+inline void mix_chunk(thread const ctx &c, constant metal_hc_mix &o, X x, uint stride,
+                      uint chunk, uint n, device float *mixp, uint first, uint step)
 {
     uint l = c.lane % 16;
     for (uint base = first; base <= o.m; base += step) {
@@ -49,10 +49,12 @@ inline void mix_chunk(thread const ctx &c, constant metal_hc_mix &o, X x, uint s
 /* One simdgroup a chunk. */
 inline void task_hc_mix(thread const ctx &c, constant metal_hc_mix &o)
 {
-    uint per_row = (o.nc + 7) / 8, row = c.group / per_row, chunk = c.group % per_row * 8 + c.sg;
+    uint per_row = (o.nc + 7) / 8, row = c.group / per_row,
+         chunk = c.group % per_row * 8 + c.sg;
     if (chunk < o.nc) {
         device const float *x = floats_at(c, o.x, token_row(c, o.rows_out, row)) + 32 * chunk;
-        mix_chunk(c, o, x, o.d, chunk, min(o.d - 32 * chunk, 32u), floats_at(c, o.mixp, row), 0, 2);
+        mix_chunk(c, o, x, o.d, chunk, min(o.d - 32 * chunk, 32u), floats_at(c, o.mixp, row), 0,
+                  2);
     }
 }
 
@@ -101,11 +103,13 @@ inline void task_hc_norm(thread const ctx &c, constant metal_hc_norm &o)
         pre[c.t] = sigmoid(mix[c.t] * r * scale[0] + base[c.t]) + o.hc_eps;
     }
     if (!o.head && c.t < hc) {
-        floats_at(c, o.post, row)[c.t] = 2.0f * sigmoid(mix[hc + c.t] * r * scale[1] + base[hc + c.t]);
+        floats_at(c, o.post, row)[c.t] =
+            2.0f * sigmoid(mix[hc + c.t] * r * scale[1] + base[hc + c.t]);
     }
     if (!o.head && c.sg == 1) {
         uint l = min(c.lane, hc * hc - 1);
-        float z = mix_matrix(mix[2 * hc + l] * r * scale[2] + base[2 * hc + l], l, hc, o.iters, o.hc_eps);
+        float z = mix_matrix(mix[2 * hc + l] * r * scale[2] + base[2 * hc + l], l, hc, o.iters,
+                             o.hc_eps);
         if (c.lane < hc * hc) {
             floats_at(c, o.comb, row)[l] = z;
         }
@@ -141,7 +145,8 @@ inline void task_hc_norm(thread const ctx &c, constant metal_hc_norm &o)
  * those columns' sums of the next HC_MIX. `room`: hc * 32 floats. All threads. */
 inline void hc_post(thread const ctx &c, constant metal_opnd &hc_x, constant metal_opnd &post,
                     constant metal_opnd &comb, uint hc, uint d, uint t, uint d0, uint n,
-                    threadgroup const float *y, constant metal_hc_mix &mix, threadgroup float *room)
+                    threadgroup const float *y, constant metal_hc_mix &mix,
+                    threadgroup float *room)
 {
     device float *x = floats_at(c, hc_x, t) + d0;
     device const float *p = floats_at(c, post, t), *cm = floats_at(c, comb, t);
@@ -160,8 +165,8 @@ inline void hc_post(thread const ctx &c, constant metal_opnd &hc_x, constant met
     }
     if (mix.m > 0) {
         sync();
-        mix_chunk(c, mix, (threadgroup const float *)room, 32, d0 / 32, n, floats_at(c, mix.mixp, t),
-                  2 * c.sg, METAL_THREADS / 16);
+        mix_chunk(c, mix, (threadgroup const float *)room, 32, d0 / 32, n,
+                  floats_at(c, mix.mixp, t), 2 * c.sg, METAL_THREADS / 16);
     }
     sync();
 }

@@ -42,23 +42,23 @@ inline void run_task(thread const ctx &c, uint kind, constant uchar *a)
     }
 }
 
-kernel void fathom_level(constant metal_level &level [[buffer(0)]], constant uchar *args [[buffer(1)]],
-                         constant metal_step *step [[buffer(2)]], constant metal_seq *seq [[buffer(3)]],
-                         constant uint *tok [[buffer(4)]], constant uint *tok_seq [[buffer(5)]],
-                         constant uint *pages [[buffer(6)]], constant uint *out_rows [[buffer(7)]],
-                         device const float *angles [[buffer(8)]], device uchar *arena [[buffer(9)]],
-                         device uchar *state [[buffer(10)]], device uchar *page [[buffer(11)]],
-                         device uchar *io [[buffer(12)]], device uchar *scratch [[buffer(13)]],
-                         device const uchar *v0 [[buffer(14)]], device const uchar *v1 [[buffer(15)]],
-                         device const uchar *v2 [[buffer(16)]], device const uchar *v3 [[buffer(17)]],
-                         device const uchar *v4 [[buffer(18)]], device const uchar *v5 [[buffer(19)]],
-                         device const uchar *v6 [[buffer(20)]], device const uchar *v7 [[buffer(21)]],
-                         device const uchar *v8 [[buffer(22)]], device const uchar *v9 [[buffer(23)]],
-                         device const uchar *v10 [[buffer(24)]], device const uchar *v11 [[buffer(25)]],
-                         threadgroup float *tg [[threadgroup(0)]],
-                         uint group [[threadgroup_position_in_grid]],
-                         uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
-                         uint sg [[simdgroup_index_in_threadgroup]])
+kernel void fathom_level(
+    constant metal_level &level [[buffer(0)]], constant uchar *args [[buffer(1)]],
+    constant metal_step *step [[buffer(2)]], constant metal_seq *seq [[buffer(3)]],
+    constant uint *tok [[buffer(4)]], constant uint *tok_seq [[buffer(5)]],
+    constant uint *pages [[buffer(6)]], constant uint *out_rows [[buffer(7)]],
+    device const float *angles [[buffer(8)]], device uchar *arena [[buffer(9)]],
+    device uchar *state [[buffer(10)]], device uchar *page [[buffer(11)]],
+    device uchar *io [[buffer(12)]], device uchar *scratch [[buffer(13)]],
+    device const uchar *v0 [[buffer(14)]], device const uchar *v1 [[buffer(15)]],
+    device const uchar *v2 [[buffer(16)]], device const uchar *v3 [[buffer(17)]],
+    device const uchar *v4 [[buffer(18)]], device const uchar *v5 [[buffer(19)]],
+    device const uchar *v6 [[buffer(20)]], device const uchar *v7 [[buffer(21)]],
+    device const uchar *v8 [[buffer(22)]], device const uchar *v9 [[buffer(23)]],
+    device const uchar *v10 [[buffer(24)]], device const uchar *v11 [[buffer(25)]],
+    threadgroup float *tg [[threadgroup(0)]], uint group [[threadgroup_position_in_grid]],
+    uint t [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+    uint sg [[simdgroup_index_in_threadgroup]])
 {
     ctx c;
     c.step = step;

@@ -48,15 +48,16 @@ inline void task_linear(thread const ctx &c, constant metal_linear &o)
         p++;
     }
     constant metal_mat &w = o.part[p].w;
-    uint row0 = (block - o.part[p].first) * METAL_ROWS, n_rows = min(w.rows - row0, (uint)METAL_ROWS);
+    uint row0 = (block - o.part[p].first) * METAL_ROWS,
+         n_rows = min(w.rows - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
     staged st = not_staged();
     if (o.norm.n) {
         st = stage_norm(c, o.norm, t0, min(n_rows_all - t0, (uint)METAL_FEW), c.tg);
     }
     tokens tk = tokens_range(c, t0, min(n_rows_all - t0, (uint)METAL_TILE));
-    product(c, w, 0, row0, n_rows, o.groups > 1 ? w.rows / o.groups : 0, o.norm.n ? o.norm.x : o.x, o.x_act, tk,
-            st, out);
+    product(c, w, 0, row0, n_rows, o.groups > 1 ? w.rows / o.groups : 0,
+            o.norm.n ? o.norm.x : o.x, o.x_act, tk, st, out);
     for (uint j = c.sg; j < tk.n; j += METAL_THREADS / 32) {
         float v = c.lane < n_rows ? out[j * METAL_ROWS + c.lane] : 0.0f;
         if (c.lane < n_rows && present(o.part[p].y)) {
@@ -98,8 +99,8 @@ inline void task_linear_hc(thread const ctx &c, constant metal_linear_hc &o)
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     product(c, o.w, 0, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
     for (uint j = 0; j < tk.n; j++) {
-        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, row0, n_rows, out + j * METAL_ROWS, o.mix,
-                c.tg);
+        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, row0, n_rows,
+                out + j * METAL_ROWS, o.mix, c.tg);
     }
 }
 

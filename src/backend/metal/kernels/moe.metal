@@ -2,7 +2,7 @@
  * many: one expert, 32 rows and all its tokens, so that weights are decoded once per 32 tokens. The
  * sum over a token's experts runs over ascending slots, the shared expert last, either way. */
 
-constant uint ROUTE_SCORE = 0; /* [n_expert] scores */
+constant uint ROUTE_SCORE = 0;            /* [n_expert] scores */
 constant uint ROUTE_LIST = METAL_EXPERTS; /* k chosen experts, k weights, flags */
 
 /* log(1 + e^z) with full relative accuracy: the rounding of 1 + e is taken back. */
@@ -143,8 +143,9 @@ inline void task_route_token(thread const ctx &c, constant metal_route &o)
 /* ---- MOE_UP ---- */
 
 /* Rows [row0, ...) of expert e for the tokens of tk; pair and weight of token j: pr[j], wt[j]. */
-inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint row0, thread const tokens &tk,
-                     threadgroup const uint *pr, threadgroup const float *wt)
+inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint row0,
+                     thread const tokens &tk, threadgroup const uint *pr,
+                     threadgroup const float *wt)
 {
     uint n_rows = min(o.f - row0, (uint)METAL_ROWS);
     threadgroup float *out = c.tg + TILE_OUT;
@@ -157,7 +158,8 @@ inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint
     sync();
     product(c, o.w3, e, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
     for (uint j = c.sg, i = 0; j < tk.n; j += 8, i++) {
-        float h = c.lane < n_rows ? swiglu(g[i], out[j * METAL_ROWS + c.lane], o.lim) * wt[j] : 0.0f;
+        float h =
+            c.lane < n_rows ? swiglu(g[i], out[j * METAL_ROWS + c.lane], o.lim) * wt[j] : 0.0f;
         if (c.lane < n_rows && present(o.h)) {
             floats_at(c, o.h, pr[j])[row0 + c.lane] = h;
         }
@@ -195,7 +197,8 @@ inline void task_moe_up(thread const ctx &c, constant metal_moe_up &o)
 }
 
 /* Pairs [p, p + n) of expert lists into threadgroup memory: rows of the input, pairs, weights. */
-inline tokens pairs_range(thread const ctx &c, constant metal_opnd &pair, uint p, uint n, uint div)
+inline tokens pairs_range(thread const ctx &c, constant metal_opnd &pair, uint p, uint n,
+                          uint div)
 {
     threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
     sync();
@@ -229,14 +232,16 @@ inline void task_moe_up_expert(thread const ctx &c, constant metal_moe_up &o)
 /* Few tokens: all slots of all tokens for 32 columns. */
 inline void task_moe_down(thread const ctx &c, constant metal_moe_down &o)
 {
-    uint d0 = c.group * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS), n_tok = c.step->n_tok;
+    uint d0 = c.group * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS),
+         n_tok = c.step->n_tok;
     threadgroup float *out = c.tg + TILE_OUT;
     staged st = not_staged();
     float y = 0.0f; /* simdgroup = token, lane = column */
     for (uint s = 0; s < o.k; s++) {
         for (uint t = 0; t < n_tok; t++) {
             tokens tk = tokens_range(c, t * o.k + s, 1);
-            product(c, o.w2, words_at(c, o.idx, t)[s], d0, n_rows, 0, o.h, o.h_act, tk, st, out);
+            product(c, o.w2, words_at(c, o.idx, t)[s], d0, n_rows, 0, o.h, o.h_act, tk, st,
+                    out);
             if (c.sg == t) {
                 y = s == 0 ? out[c.lane] : y + out[c.lane];
             }
@@ -249,7 +254,8 @@ inline void task_moe_down(thread const ctx &c, constant metal_moe_down &o)
     }
     sync();
     for (uint t = 0; t < n_tok; t++) {
-        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t, d0, n_rows, out + t * METAL_ROWS, o.mix, c.tg);
+        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t, d0, n_rows, out + t * METAL_ROWS,
+                o.mix, c.tg);
     }
 }
 
@@ -294,6 +300,7 @@ inline void task_moe_down_sum(thread const ctx &c, constant metal_moe_down &o)
     }
     sync();
     for (uint j = 0; j < tk.n; j++) {
-        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, d0, n_rows, out + j * METAL_ROWS, o.mix, c.tg);
+        hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, d0, n_rows, out + j * METAL_ROWS,
+                o.mix, c.tg);
     }
 }

@@ -5,14 +5,14 @@
  *
  * Threadgroup memory: tile_room below, then `out` ([METAL_TILE][METAL_ROWS] floats). */
 
-constant uint TILE_W = 0;            /* [32 rows][64] codes of two blocks */
-constant uint TILE_X = 2048;         /* [32 tokens][64] */
-constant uint TILE_I = 4096;         /* [2 blocks][32 tokens][32 rows] integer sums */
-constant uint TILE_S = 6144;         /* per (block, row): d, m, mc0, mc1: [4][2][32] */
-constant uint TILE_A = 6400;         /* per (block, token): d, sum0, sum1: [3][2][32] */
-constant uint TILE_LIST = 6592;      /* 32 row numbers of the tokens, as uint */
-constant uint TILE_ROOM = 6624;      /* 8 floats for group_sum */
-constant uint TILE_OUT = 6656;       /* [32][32] */
+constant uint TILE_W = 0;       /* [32 rows][64] codes of two blocks */
+constant uint TILE_X = 2048;    /* [32 tokens][64] */
+constant uint TILE_I = 4096;    /* [2 blocks][32 tokens][32 rows] integer sums */
+constant uint TILE_S = 6144;    /* per (block, row): d, m, mc0, mc1: [4][2][32] */
+constant uint TILE_A = 6400;    /* per (block, token): d, sum0, sum1: [3][2][32] */
+constant uint TILE_LIST = 6592; /* 32 row numbers of the tokens, as uint */
+constant uint TILE_ROOM = 6624; /* 8 floats for group_sum */
+constant uint TILE_OUT = 6656;  /* [32][32] */
 constant uchar lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
 /* The tokens of a product: rows list[0..n) (threadgroup memory) of the operands. */
@@ -39,8 +39,8 @@ inline staged not_staged()
 
 /* One 32-block of weights times one token's block; acc as op.h. */
 template <typename Q, typename S>
-inline float block_add(float acc, thread const float *w, thread const codes32 &s, bool minima, Q q, float da,
-                       S sum)
+inline float block_add(float acc, thread const float *w, thread const codes32 &s, bool minima,
+                       Q q, float da, S sum)
 {
     float i1 = 0.0f;
     for (uint i = 0; i < 32; i++) {
@@ -54,8 +54,8 @@ inline float block_add(float acc, thread const float *w, thread const codes32 &s
 }
 
 /* One weight row against up to METAL_FEW tokens, by 16 lanes; l: lane of 16. */
-inline void row_a8(thread const ctx &c, uint type, device const uchar *row, uint n_block, uint l,
-                   constant metal_opnd &x_act, thread const tokens &tk, uint t0, uint n,
+inline void row_a8(thread const ctx &c, uint type, device const uchar *row, uint n_block,
+                   uint l, constant metal_opnd &x_act, thread const tokens &tk, uint t0, uint n,
                    thread const staged &st, thread float *acc)
 {
     bool minima = has_minima(type);
@@ -67,11 +67,12 @@ inline void row_a8(thread const ctx &c, uint type, device const uchar *row, uint
         for (uint j = 0; j < n; j++) {
             if (st.n) {
                 ulong base = (ulong)(t0 + j) * st.n;
-                acc[j] = block_add(acc[j], w, s, minima, st.q + base + 32 * col, st.d[base / 32 + col],
-                                   st.sum + base / 16 + 2 * col);
+                acc[j] = block_add(acc[j], w, s, minima, st.q + base + 32 * col,
+                                   st.d[base / 32 + col], st.sum + base / 16 + 2 * col);
             } else {
                 a8_row a = a8_at(c, x_act, tk.list[t0 + j]);
-                acc[j] = block_add(acc[j], w, s, minima, a.q + 32 * col, a.d[col], a.sum + 2 * col);
+                acc[j] =
+                    block_add(acc[j], w, s, minima, a.q + 32 * col, a.d[col], a.sum + 2 * col);
             }
         }
     }
@@ -92,9 +93,10 @@ inline void row_f32(thread const ctx &c, uint type, device const uchar *row, uin
 
 /* Rows [row0, row0 + n_rows) of matrix `mat`, tokens [t0, t0 + n) with n <= METAL_FEW. group_rows: rows
  * that share an input segment (grouped LINEAR), 0: all do. */
-inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, uint row0, uint n_rows,
-                         uint group_rows, constant metal_opnd &x, constant metal_opnd &x_act, tokens tk,
-                         uint t0, uint n, thread const staged &st, threadgroup float *out)
+inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, uint row0,
+                         uint n_rows, uint group_rows, constant metal_opnd &x,
+                         constant metal_opnd &x_act, tokens tk, uint t0, uint n,
+                         thread const staged &st, threadgroup float *out)
 {
     uint l = c.lane % 16;
     for (uint r = 2 * c.sg + c.lane / 16; r < METAL_ROWS; r += METAL_THREADS / 16) {
@@ -111,7 +113,8 @@ inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, u
                 row_f32(c, w.type, row, w.cols, l, x, tk, t0, n, st, acc);
             }
         }
-        for (uint j = 0; j < n; j++) { /* the halving tree of op.h; lanes behind it are not used */
+        for (uint j = 0; j < n;
+             j++) { /* the halving tree of op.h; lanes behind it are not used */
             for (ushort h = 8; h > 0; h /= 2) {
                 acc[j] = acc[j] + simd_shuffle_down(acc[j], h);
             }
@@ -125,8 +128,8 @@ inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, u
 /* ---- tiles ---- */
 
 /* Codes of blocks b[0..nb) of 32 weight rows; rows behind the last are zero. */
-inline void tile_load_w(thread const ctx &c, constant metal_mat &w, uint mat, uint row0, uint n_rows,
-                        uint b0, uint b1, uint nb)
+inline void tile_load_w(thread const ctx &c, constant metal_mat &w, uint mat, uint row0,
+                        uint n_rows, uint b0, uint b1, uint nb)
 {
     threadgroup float *codes = c.tg + TILE_W, *s = c.tg + TILE_S;
     if (c.t >= 64) {
@@ -149,8 +152,8 @@ inline void tile_load_w(thread const ctx &c, constant metal_mat &w, uint mat, ui
     s[128 + k * 32 + r] = z.mc0;
     s[192 + k * 32 + r] = z.mc1;
 }
-inline void tile_load_x(thread const ctx &c, constant metal_opnd &x_act, thread const tokens &tk, uint b0,
-                        uint b1, uint nb)
+inline void tile_load_x(thread const ctx &c, constant metal_opnd &x_act,
+                        thread const tokens &tk, uint b0, uint b1, uint nb)
 {
     threadgroup float *codes = c.tg + TILE_X, *a = c.tg + TILE_A;
     for (uint i = c.t; i < 32 * 64; i += METAL_THREADS) {
@@ -208,8 +211,9 @@ inline void tile_rescale(thread const ctx &c, uint k, bool minima, thread float 
 }
 
 /* All n <= METAL_TILE tokens at once; A8 form. */
-inline void product_tile(thread const ctx &c, constant metal_mat &w, uint mat, uint row0, uint n_rows,
-                         constant metal_opnd &x_act, thread const tokens &tk, threadgroup float *out)
+inline void product_tile(thread const ctx &c, constant metal_mat &w, uint mat, uint row0,
+                         uint n_rows, constant metal_opnd &x_act, thread const tokens &tk,
+                         threadgroup float *out)
 {
     bool minima = has_minima(w.type);
     float stack[5][4];
@@ -245,9 +249,10 @@ inline void product_tile(thread const ctx &c, constant metal_mat &w, uint mat, u
 }
 
 /* The product, whatever the number of tokens (<= METAL_TILE); ends with a sync. */
-inline void product(thread const ctx &c, constant metal_mat &w, uint mat, uint row0, uint n_rows,
-                    uint group_rows, constant metal_opnd &x, constant metal_opnd &x_act,
-                    thread const tokens &given, thread const staged &st, threadgroup float *out)
+inline void product(thread const ctx &c, constant metal_mat &w, uint mat, uint row0,
+                    uint n_rows, uint group_rows, constant metal_opnd &x,
+                    constant metal_opnd &x_act, thread const tokens &given,
+                    thread const staged &st, threadgroup float *out)
 {
     tokens tk = given;
     if (w.act && tk.n > METAL_FEW && group_rows % METAL_ROWS == 0) {

@@ -5,8 +5,8 @@
 constant uint FC_TYPES_LO [[function_constant(5)]];
 constant uint FC_TYPES_HI [[function_constant(6)]];
 
-constant uint QT_F32 = 0, QT_F16 = 1, QT_Q8_0 = 8, QT_Q2_K = 10, QT_Q4_K = 12, QT_Q5_K = 13, QT_Q6_K = 14,
-              QT_IQ2_XXS = 16, QT_BF16 = 30, QT_MXFP4 = 39;
+constant uint QT_F32 = 0, QT_F16 = 1, QT_Q8_0 = 8, QT_Q2_K = 10, QT_Q4_K = 12, QT_Q5_K = 13,
+              QT_Q6_K = 14, QT_IQ2_XXS = 16, QT_BF16 = 30, QT_MXFP4 = 39;
 
 inline bool uses(uint type)
 {
@@ -55,7 +55,8 @@ inline uint2 scale_min6(device const uchar *b, uint g)
     }
     return uint2((b[g + 4] & 15u) | b[g - 4] >> 6 << 4, b[g + 4] >> 4 | b[g] >> 6 << 4);
 }
-inline void codes_q45_k(device const uchar *p, uint g, bool five, thread float *w, thread codes32 &s)
+inline void codes_q45_k(device const uchar *p, uint g, bool five, thread float *w,
+                        thread codes32 &s)
 {
     uint2 sm = scale_min6(p + 4, g);
     device const uchar *high = p + 16, *q = p + (five ? 48 : 16) + g / 2 * 32;
@@ -97,7 +98,8 @@ inline void codes_iq2_xxs(device const uchar *p, uint g, thread float *w, thread
 }
 
 /* Elements [32 b, 32 b + 32) of a row. */
-inline void codes_of(uint type, device const uchar *row, uint b, thread float *w, thread codes32 &s)
+inline void codes_of(uint type, device const uchar *row, uint b, thread float *w,
+                     thread codes32 &s)
 {
     s.d = s.m = s.mc0 = s.mc1 = 0.0f;
     if (uses(QT_Q8_0) && type == QT_Q8_0) {
@@ -143,7 +145,8 @@ inline float value_of(uint type, device const uchar *row, uint i)
     return has_minima(type) ? x - s.m * (i % 32 < 16 ? s.mc0 : s.mc1) : x;
 }
 
-inline device const uchar *mat_row(thread const ctx &c, constant metal_mat &w, uint mat, uint row)
+inline device const uchar *mat_row(thread const ctx &c, constant metal_mat &w, uint mat,
+                                   uint row)
 {
     return c.view[w.view] + w.offset + (ulong)mat * w.mat_bytes + (ulong)row * w.row_bytes;
 }

@@ -22,8 +22,8 @@ inline void task_kv_row(thread const ctx &c, constant metal_kv_row &o)
 
 /* One head in threadgroup memory, by its simdgroup: norm, RoPE, Hadamard, FP4. Sums run over the 32
  * lanes (element i in lane i % 32, ascending) and their tree. */
-inline void finish_head(thread const ctx &c, constant metal_head_finish &o, threadgroup float *q,
-                        device const float *cs, uint n_pairs)
+inline void finish_head(thread const ctx &c, constant metal_head_finish &o,
+                        threadgroup float *q, device const float *cs, uint n_pairs)
 {
     if (o.norm) {
         float s = 0.0f;
@@ -106,16 +106,16 @@ inline void task_ring_store(thread const ctx &c, constant metal_ring_store &o)
     copy_bytes(c, state_at(c, o.ring.codes, q.state, p % o.slots), row_at(c, o.wrow.codes, t),
                o.wrow.codes.cols);
     if (present(o.wrow.scales)) {
-        copy_bytes(c, state_scales(c, o.ring, q.state, p % o.slots), row_at(c, o.wrow.scales, t),
-                   o.wrow.scales.cols);
+        copy_bytes(c, state_scales(c, o.ring, q.state, p % o.slots),
+                   row_at(c, o.wrow.scales, t), o.wrow.scales.cols);
     }
 }
 
 /* ---- COMPRESS ---- */
 
 /* Input a and gate g (with ape) of channel ch, half `half`, position p. */
-inline float2 comp_input(thread const ctx &c, constant metal_compress &o, constant metal_seq &q, uint p,
-                         uint half_, uint ch)
+inline float2 comp_input(thread const ctx &c, constant metal_compress &o, constant metal_seq &q,
+                         uint p, uint half_, uint ch)
 {
     uint n = o.geom.n;
     if (p >= q.n0) {
@@ -128,15 +128,16 @@ inline float2 comp_input(thread const ctx &c, constant metal_compress &o, consta
 }
 
 /* Row `g` of the sequence; index: of this group among the step's completed ones. */
-inline void comp_row(thread const ctx &c, constant metal_compress &o, constant metal_seq &q, uint g,
-                     uint index)
+inline void comp_row(thread const ctx &c, constant metal_compress &o, constant metal_seq &q,
+                     uint g, uint index)
 {
     uint n = o.geom.n, first = g * o.ratio, end = first + o.ratio;
     uint from = o.k == 2 && first >= o.ratio ? first - o.ratio : first;
     from = from > q.start ? from : q.start;
     threadgroup float *room = c.tg, *row = c.tg + 64;
     for (uint ch = c.t; ch < n; ch += METAL_THREADS) {
-        float m = -MAXFLOAT, den = 0.0f, num = 0.0f; /* not -INFINITY: no special values needed */
+        float m = -MAXFLOAT, den = 0.0f,
+              num = 0.0f; /* not -INFINITY: no special values needed */
         for (uint p = from; p < end; p++) {
             float s = comp_input(c, o, q, p, o.k == 2 && p >= first, ch).y;
             m = s > m ? s : m;
@@ -164,18 +165,21 @@ inline void comp_row(thread const ctx &c, constant metal_compress &o, constant m
         hadamard_group(c, row, n);
     }
     uint page = c.pages[q.page0 + g / o.rows_per_page], slot = g % o.rows_per_page;
-    store_row(c, o.geom, row, page_at(c, o.rows.codes, page, slot), page_scales(c, o.rows, page, slot));
+    store_row(c, o.geom, row, page_at(c, o.rows.codes, page, slot),
+              page_scales(c, o.rows, page, slot));
     sync();
 }
 
 /* First halves of the group that ends at m. */
-inline void comp_boundary(thread const ctx &c, constant metal_compress &o, constant metal_seq &q, uint m)
+inline void comp_boundary(thread const ctx &c, constant metal_compress &o,
+                          constant metal_seq &q, uint m)
 {
     uint n = o.geom.n, copy = m / o.align % 2;
     for (uint j = 0; j < o.ratio; j++) {
         uint p = m - o.ratio + j;
         if (p >= q.start) {
-            device float *out = (device float *)state_at(c, o.bound, q.state, copy * o.ratio + j);
+            device float *out =
+                (device float *)state_at(c, o.bound, q.state, copy * o.ratio + j);
             for (uint ch = c.t; ch < n; ch += METAL_THREADS) {
                 float2 in = comp_input(c, o, q, p, 0, ch);
                 out[ch] = in.x;
@@ -184,7 +188,8 @@ inline void comp_boundary(thread const ctx &c, constant metal_compress &o, const
         }
     }
 }
-inline void comp_boundaries(thread const ctx &c, constant metal_compress &o, constant metal_seq &q)
+inline void comp_boundaries(thread const ctx &c, constant metal_compress &o,
+                            constant metal_seq &q)
 {
     uint end = q.n0 + q.n_tok, last = end - end % o.align;
     if (o.k != 2 || !present(o.bound) || last <= q.n0) {
@@ -195,7 +200,8 @@ inline void comp_boundaries(thread const ctx &c, constant metal_compress &o, con
     }
     comp_boundary(c, o, q, last);
 }
-inline void comp_ring(thread const ctx &c, constant metal_compress &o, constant metal_seq &q, uint p)
+inline void comp_ring(thread const ctx &c, constant metal_compress &o, constant metal_seq &q,
+                      uint p)
 {
     uint n = o.geom.n;
     device float *out = (device float *)state_at(c, o.ring, q.state, p % o.slots);

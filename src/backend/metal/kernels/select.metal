@@ -2,9 +2,9 @@
  * parts: the k-th largest key by four passes over its bytes, then the chosen ones in ascending order
  * of their number. Counts are integers, so no order of addition matters; ties go to the lower number. */
 
-constant uint SEL_HIST = 0;    /* 256 counters */
-constant uint SEL_ROOM = 256;  /* 8 + 8 totals of the simdgroups, results */
-constant uint SEL_LIST = 288;  /* PICK: 64 ids, 64 logits, 64 sorted pairs */
+constant uint SEL_HIST = 0;   /* 256 counters */
+constant uint SEL_ROOM = 256; /* 8 + 8 totals of the simdgroups, results */
+constant uint SEL_LIST = 288; /* PICK: 64 ids, 64 logits, 64 sorted pairs */
 constant uint SEL_FREE = 512;
 
 /* Larger float, larger key; NaN gets 0, the smallest. */
@@ -94,22 +94,24 @@ inline uint2 group_prefix(thread const ctx &c, uint flag, uint room_at)
 
 /* ---- INDEX_SELECT ---- */
 
-constant uint IDX_K = 0;     /* [32 rows][n] */
-constant uint IDX_Q = 4096;  /* [16 heads][n] */
-constant uint IDX_I = 6144;  /* [16][32] sums of one group; then ReLU of the dots */
+constant uint IDX_K = 0;    /* [32 rows][n] */
+constant uint IDX_Q = 4096; /* [16 heads][n] */
+constant uint IDX_I = 6144; /* [16][32] sums of one group; then ReLU of the dots */
 
 /* Scores of 32 rows for one token: heads by sixteens, exact sums of 32 by simdgroup matrices, group
  * sums added ascending, heads ascending. n is a multiple of 32, at most 128. */
 inline void task_index_score(thread const ctx &c, constant metal_index &o)
 {
-    uint tiles = (o.max_rows + 31) / 32, t = c.tok0 + c.group / tiles, row0 = c.group % tiles * 32;
+    uint tiles = (o.max_rows + 31) / 32, t = c.tok0 + c.group / tiles,
+         row0 = c.group % tiles * 32;
     constant metal_seq &q = seq_of(c, t);
     uint n_vis = rows_seen(pos_of(q, t), o.ratio);
     if (n_vis <= o.k_sel || row0 >= n_vis) {
         return;
     }
     for (uint i = c.t; i < 32 * o.n; i += METAL_THREADS) {
-        uint row = min(row0 + i / o.n, n_vis - 1), page = c.pages[q.page0 + row / o.rows_per_page];
+        uint row = min(row0 + i / o.n, n_vis - 1),
+             page = c.pages[q.page0 + row / o.rows_per_page];
         uint slot = row % o.rows_per_page;
         c.tg[IDX_K + i] = stored_value(o.geom, page_at(c, o.rows.codes, page, slot),
                                        page_scales(c, o.rows, page, slot), i % o.n);
@@ -150,11 +152,13 @@ inline void task_index_score(thread const ctx &c, constant metal_index &o)
         c.tg[IDX_I + 256 + c.t] = dot1 < 0.0f ? 0.0f : dot1;
         sync();
         for (uint h = 0; c.t < 32 && h < min(o.heads - h0, 16u); h++) {
-            score = fma(c.tg[IDX_I + 32 * h + c.t], floats_at(c, o.iw, t)[h0 + h] * o.scale, score);
+            score =
+                fma(c.tg[IDX_I + 32 * h + c.t], floats_at(c, o.iw, t)[h0 + h] * o.scale, score);
         }
     }
     if (c.t < 32 && row0 + c.t < n_vis) {
-        ((device float *)(c.scratch + o.scratch))[(ulong)(t - c.tok0) * o.max_rows + row0 + c.t] = score;
+        ((device float *)(c.scratch +
+                          o.scratch))[(ulong)(t - c.tok0) * o.max_rows + row0 + c.t] = score;
     }
 }
 
@@ -171,8 +175,8 @@ inline void task_index_top(thread const ctx &c, constant metal_index &o)
         }
         return;
     }
-    scores s = {(device const float *)(c.scratch + o.scratch) + (ulong)c.group * o.max_rows, nullptr, false, false,
-                n_vis};
+    scores s = {(device const float *)(c.scratch + o.scratch) + (ulong)c.group * o.max_rows,
+                nullptr, false, false, n_vis};
     threshold th = kth_largest(c, s, o.k_sel);
     uint taken = 0, equal = 0;
     for (uint base = 0; base < n_vis; base += METAL_THREADS) {
@@ -238,7 +242,8 @@ inline void task_pick(thread const ctx &c, constant metal_pick &o)
 {
     uint row = c.group;
     constant metal_seq &q = seq_of(c, c.out_rows[row]);
-    scores s = {floats_at(c, o.logits, row), words_at(c, o.mask, row), c.step->use_mask != 0, true, o.vocab};
+    scores s = {floats_at(c, o.logits, row), words_at(c, o.mask, row), c.step->use_mask != 0,
+                true, o.vocab};
     device uint *rec = words_at(c, o.picks, row);
     pick_list l = pick_candidates(c, s);
     threadgroup uint *ids = (threadgroup uint *)(c.tg + SEL_LIST);

@@ -13,13 +13,17 @@ typedef bool BOOL;
 #define YES ((BOOL)1)
 #define NO ((BOOL)0)
 #define nil ((id)0)
-#define NS_ENUM(type, name) enum name : type name; enum name : type
-#define NS_OPTIONS(type, name) enum name : type name; enum name : type
+#define NS_ENUM(type, name) \
+    enum name : type name;  \
+    enum name : type
+#define NS_OPTIONS(type, name) \
+    enum name : type name;     \
+    enum name : type
 
 @protocol NSObject
 @end
-__attribute__((objc_root_class)) @interface NSObject <NSObject>
-{
+__attribute__((objc_root_class))
+@interface NSObject<NSObject> {
     void *isa;
 }
 + (instancetype)alloc;
@@ -33,8 +37,7 @@ __attribute__((objc_root_class)) @interface NSObject <NSObject>
 @property(readonly) NSUInteger length;
 - (BOOL)isEqualToString:(NSString *)other;
 @end
-@interface NSConstantString : NSString
-{
+@interface NSConstantString : NSString {
     const char *bytes;
     unsigned n;
 }

@@ -153,15 +153,16 @@ typedef NS_OPTIONS(NSUInteger, MTLPipelineOption) {
 - (id<MTLBuffer>)newBufferWithBytesNoCopy:(void *)pointer
                                    length:(NSUInteger)length
                                   options:(MTLResourceOptions)options
-                              deallocator:(void (^)(void *pointer, NSUInteger length))deallocator;
+                              deallocator:
+                                  (void (^)(void *pointer, NSUInteger length))deallocator;
 - (id<MTLLibrary>)newLibraryWithSource:(NSString *)source
                                options:(MTLCompileOptions *)options
                                  error:(NSError **)error;
-- (id<MTLComputePipelineState>)
-    newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor
-                                  options:(MTLPipelineOption)options
-                               reflection:(void *)reflection
-                                    error:(NSError **)error;
+- (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:
+                                   (MTLComputePipelineDescriptor *)descriptor
+                                                             options:(MTLPipelineOption)options
+                                                          reflection:(void *)reflection
+                                                               error:(NSError **)error;
 - (id<MTLBinaryArchive>)newBinaryArchiveWithDescriptor:(MTLBinaryArchiveDescriptor *)descriptor
                                                  error:(NSError **)error;
 - (id<MTLResidencySet>)newResidencySetWithDescriptor:(MTLResidencySetDescriptor *)descriptor
