@@ -74,7 +74,8 @@ struct emu_library *standin_compile(const char *source, bool fast_math, const ch
             command, sizeof command,
             "exec 2>&1; set -e; '%s' '%s/translate.py' '%s' > '%s.%ld.cpp'; '%s' -std=c++17 -fPIC "
             "-shared -w -Xclang -ffloat16-excess-precision=none "
-            "-Xclang -cl-single-precision-constant -ffp-contract=off %s %s -isystem '%s/shim' -I'%s/emu' '%s.%ld.cpp' -o '%s.%ld.so'; "
+            "-Xclang -cl-single-precision-constant "
+            "-ffp-contract=off %s %s -isystem '%s/shim' -I'%s/emu' '%s.%ld.cpp' -o '%s.%ld.so'; "
             "mv '%s.%ld.metal' '%s.metal'; rm '%s.%ld.cpp'; mv '%s.%ld.so' '%s.so'",
             STANDIN_PYTHON, STANDIN_DIR, path, base, pid, STANDIN_CXX,
             fast_math ? "-ffast-math" : "", STANDIN_FLAGS, STANDIN_DIR, STANDIN_DIR, base, pid,
