@@ -189,6 +189,13 @@ if check arm64-setup arm64_ready; then
     fi
 fi
 
+title "Metal: the kernels on an emulated device"
+metal_ready() { setup_metal || return 77; }
+if check metal-setup metal_ready; then
+    build build-metal metal "test_metal_ops_linear test_metal_ops_moe test_metal_ops_attn test_metal_golden" &&
+        run_ctest ctest-metal build/metal -L '^metal$'
+fi
+
 title "clang"
 if [ -n "$CLANG" ]; then
     if dir=clang build build-clang release "" -B build/clang -DCMAKE_C_COMPILER="$CLANG"; then

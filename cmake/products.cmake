@@ -2,7 +2,7 @@
 # with the mini model inside it, the manual page and the completions.
 
 # ---- library: everything the public header needs ----
-set(FATHOM_LIB_FOLDERS f_base f_json f_quant f_gguf f_op f_backend_host f_backend_ref f_backend_cpu
+set(FATHOM_LIB_FOLDERS f_base f_json f_quant f_gguf f_op f_backend_host f_backend_ref f_backend_cpu f_backend_metal
   f_backend f_model f_text f_kv f_engine)
 set(lib_objects "")
 foreach(f ${FATHOM_LIB_FOLDERS})
@@ -21,7 +21,7 @@ endforeach()
 # ---- program ----
 # f_cmd holds all of src/cmd but main.c; which file of src/cmd/embedded is linked decides whether
 # a model is inside.
-fathom_folder(cmd DEPS eval server factory engine chat backend/cpu backend/ref kv model text op gguf quant json base
+fathom_folder(cmd DEPS eval server factory engine chat backend/cpu backend/metal backend/ref kv model text op gguf quant json base
   LIBS ${FATHOM_EDIT_LIBS})
 get_target_property(cmd_sources f_cmd SOURCES)
 list(FILTER cmd_sources EXCLUDE REGEX "/main\\.c$")

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes src/quant/tables.c and tables.h from the raw codebooks in tests/data/quant-tables.
+"""Writes src/quant/tables.c and tables.h, and the part of them that the Metal kernels use, from
+the raw codebooks in tests/data/quant-tables.
 
-    tools/gen_tables.py            write both files
+    tools/gen_tables.py            write the files
     tools/gen_tables.py --check    fail if the files on disk differ from what would be written
 
 Every input is compared with the SHA-256 in its manifest first, so that an edited table cannot
@@ -16,6 +17,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data" / "quant-tables"
 OUT = ROOT / "src" / "quant"
+METAL = ROOT / "src" / "backend" / "metal" / "kernels" / "tables.metal"
 
 # (manifest name, C name, element type, what it is)
 GRIDS = [
@@ -117,12 +119,22 @@ def generate():
     return {"tables.h": header, "tables.c": source}
 
 
+def generate_metal():
+    """The grid that kernels/quant.metal looks up."""
+    rows = read_hex(json.loads((DATA / "manifest.json").read_text()), "iq2xxs_grid")
+    values = [str(b) for row in rows for b in row]
+    return (HEAD.format(file="tables.metal", role="codebooks of the quantised block formats.",
+                        more=" * See src/quant/tables.h. */"[:-3])
+            + "constant uchar iq2_xxs_grid[2048] = {\n" + lines_of(values) + "\n};\n")
+
+
 def main():
     check = sys.argv[1:] == ["--check"]
     if sys.argv[1:] and not check:
         fail("usage: gen_tables.py [--check]")
-    for name, text in generate().items():
-        path = OUT / name
+    files = {OUT / name: text for name, text in generate().items()}
+    files[METAL] = generate_metal()
+    for path, text in files.items():
         if check:
             if not path.exists() or path.read_text() != text:
                 fail(f"{path.relative_to(ROOT)} is not what the tables give; run gen_tables.py")

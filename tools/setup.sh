@@ -178,6 +178,18 @@ arm64_libs() {
     : >"$dir/.complete-2"
 }
 
+# setup_metal: the compiler that can translate the Metal kernels, for the preset metal.
+setup_metal() {
+    case "$(uname -s)" in
+    Linux) ;;
+    *) say "the emulated Metal device runs on Linux only"; return 1 ;;
+    esac
+    have apt-get || have clang-19 || { say "clang-19 is not installed"; return 1; }
+    # shellcheck disable=SC2046
+    have clang++-19 || (apt_install $(deb_missing clang-19 libclang-rt-19-dev)) ||
+        { say "clang-19 is not to be had"; return 1; }
+}
+
 # setup_arm64: cross compiler, emulator and libraries for the preset arm64. Fails with a reason.
 setup_arm64() {
     local missing

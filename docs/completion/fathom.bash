@@ -29,7 +29,7 @@ _fathom()
     imatrix) COMPREPLY=($(compgen -W "--model --file --raw --release --output --merge --window --skip-prompts --limit-prompts --limit-tokens --save-minutes --ctx --backend --threads --chunk --sim --act --cpu-mask --pin --debug --help" -- "$cur")) ;;
     inspect) COMPREPLY=($(compgen -W "--model --check --json --help" -- "$cur")) ;;
     plan) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --sequences --backend --chunk --sim --json --help" -- "$cur")) ;;
-    explain) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --tokens --layer --operands --sim --act --json --help" -- "$cur")) ;;
+    explain) COMPREPLY=($(compgen -W "--model --recipe --shape --ctx --tokens --layer --operands --backend --sim --act --json --help" -- "$cur")) ;;
     tokens) COMPREPLY=($(compgen -W "--model --prompt --file --ids --decode --plain --jsonl --json --help" -- "$cur")) ;;
     render) COMPREPLY=($(compgen -W "--model --file --release --jsonl --json --help" -- "$cur")) ;;
     parse) COMPREPLY=($(compgen -W "--model --file --lenient --jsonl --json --help" -- "$cur")) ;;

@@ -36,6 +36,7 @@ struct backend_caps {
     bool picked;          /* TOK_PICKED is supported */
     uint32_t t_max;       /* largest size class worth compiling */
     uint32_t row_align;   /* bytes */
+    uint32_t live_slack;  /* for program_limits of programs compiled here */
 };
 
 enum buf_use { BUF_ARENA, BUF_STATE, BUF_PAGE, BUF_IO };
@@ -101,5 +102,8 @@ const struct backend *backend_by_name(const char *name);
 const struct backend *backend_default(void);
 
 extern const struct backend backend_ref, backend_cpu;
+#ifdef FATHOM_METAL
+extern const struct backend backend_metal;
+#endif
 
 #endif

@@ -6,7 +6,13 @@
 #include "backend/backend.h"
 
 /* The reference comes last and is only used when it is asked for by name. */
-static const struct backend *const BACKENDS[] = {&backend_cpu, &backend_ref};
+static const struct backend *const BACKENDS[] = {
+#ifdef FATHOM_METAL
+    &backend_metal,
+#endif
+    &backend_cpu,
+    &backend_ref,
+};
 
 const struct backend *backend_at(size_t i)
 {

@@ -67,7 +67,7 @@ static int dispatch(int argc, char **argv)
         help_command(&b, cmd);
         return cmd_print(&b);
     }
-    if (o.backend && !backend_by_name(o.backend)) {
+    if (o.backend && cmd->fn != cmd_explain && !backend_by_name(o.backend)) {
         return cmd_usage(&o, "this build has no backend \"%s\"", o.backend);
     }
     return cmd->fn(&o);

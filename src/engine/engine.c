@@ -106,7 +106,8 @@ static int record(fathom_engine *e, const fathom_engine_options *o, uint32_t ctx
                                      .out_max = sizes[i],
                                      .seq_max = MIN(sizes[i], e->max_seq),
                                      .n_slots = e->max_seq,
-                                     .max_ctx = ctx};
+                                     .max_ctx = ctx,
+                                     .live_slack = e->caps.live_slack};
         fathom_err own = {0};
         struct program *p = forward_record(&e->shape, &e->weights, &e->layout, &lim, &fo, &own);
         if (!p) {

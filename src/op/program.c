@@ -280,7 +280,8 @@ static uint64_t lowest_fit(const struct program *p, const struct placed *pl, uin
         uint64_t next = at;
         for (uint32_t i = 0; i < n; i++) {
             const struct tensor *o = &p->tensors[pl[i].id];
-            bool alive = o->first <= t->last && t->first <= o->last;
+            uint32_t slack = p->lim.live_slack;
+            bool alive = o->first <= t->last + slack && t->first <= o->last + slack;
             if (alive && o->offset < at + t->bytes && at < o->offset + o->bytes) {
                 next = MAX(next, o->offset + o->bytes);
             }

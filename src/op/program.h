@@ -60,6 +60,9 @@ struct program_limits {
     uint32_t seq_max; /* sequences in a step */
     uint32_t n_slots; /* state slots of the pool */
     uint32_t max_ctx; /* longest sequence: scratch of INDEX_SELECT */
+    /* Levels by which a backend may move an op when it folds ops together: tensors stay alive so
+     * much longer on both sides (backend_caps.live_slack). */
+    uint32_t live_slack;
 };
 
 struct program {

@@ -402,6 +402,7 @@ struct golden_run_options {
     bool sim, act_f32;
     uint32_t t_max; /* also the most logits rows */
     uint32_t n_threads, cpu_mask;
+    const char *debug;
 };
 
 static inline void golden_run_open(struct golden_run *r, const struct backend *be,
@@ -410,8 +411,11 @@ static inline void golden_run_open(struct golden_run *r, const struct backend *b
     memset(r, 0, sizeof *r);
     fathom_err err = {0};
     r->be = be;
-    struct backend_config cfg = {.n_threads = o->n_threads, .cpu_mask = o->cpu_mask};
+    struct backend_config cfg = {
+        .n_threads = o->n_threads, .cpu_mask = o->cpu_mask, .debug = o->debug};
     GOLDEN_CHECK(be->open(&r->dev, &cfg, &err) == 0, err.msg);
+    struct backend_caps caps;
+    be->caps(r->dev, &caps);
     GOLDEN_CHECK(be->weights_load(r->dev, m->w.w, m->w.n, &err) == 0, err.msg);
     GOLDEN_CHECK(layout_make(&r->layout, &m->shape, o->sim, GOLDEN_PAGE_TOKENS, &err) == 0,
                  err.msg);
@@ -419,7 +423,8 @@ static inline void golden_run_open(struct golden_run *r, const struct backend *b
                                  .out_max = o->t_max,
                                  .seq_max = GOLDEN_SEQS,
                                  .n_slots = GOLDEN_SLOTS,
-                                 .max_ctx = GOLDEN_CTX};
+                                 .max_ctx = GOLDEN_CTX,
+                                 .live_slack = caps.live_slack};
     struct forward_options fo = {.act_f32 = o->act_f32};
     r->p = forward_record(&m->shape, &m->w, &r->layout, &lim, &fo, &err);
     GOLDEN_CHECK(r->p, err.msg);

@@ -1,0 +1,35 @@
+/* ops_metal.h - the ops tests over the Metal backend on the emulated device: a configuration is an
+ * order in which the lanes of a simdgroup take turns. Included by ops/ops_harness.h. */
+#ifndef TESTS_METAL_OPS_METAL_H
+#define TESTS_METAL_OPS_METAL_H
+
+#include "standin.h"
+
+#define TEST_BACKEND backend_metal
+/* mask: enum emu_order + 1; threads 2: the other order of reductions, dispatches shuffled */
+static const struct cpu_config t_configs[] = {{1, 1}, {2, 1}, {3, 2}};
+enum { N_CONFIGS = 3 };
+
+static inline void t_configure(struct cpu_config c)
+{
+    struct standin_options o = {
+        .emu = {.order = c.mask ? (enum emu_order)(c.mask - 1) : EMU_FORWARD,
+                .seed = 7,
+                .workers = 2,
+                .butterfly = c.threads > 1},
+        .shuffle = c.threads > 1,
+        .shuffle_seed = 11,
+        .max_buffer_bytes = 1 << 24};
+    standin_set(&o);
+}
+
+/* What the host code or a kernel did wrong ends the test. */
+static inline void t_faults(void)
+{
+    const char *fault = standin_fault();
+    if (fault) {
+        fail_msg("metal: %s", fault);
+    }
+}
+
+#endif
