@@ -14,6 +14,8 @@
 #include "engine/engine_int.h"
 
 enum { DISK_READERS = 4, DISK_SAVE_MS = 500 };
+/* Of one core: enough for some 15 MB/s, far more than a CPU's prefill makes. */
+static const double writer_share = 0.01;
 
 /* ---- page access (any thread; kv/store.h) ---- */
 
@@ -66,6 +68,7 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
             .io = {.user = e, .read = page_read, .write = page_write, .release = page_release},
             .min_cost_ms = save_always(o) ? 0 : ms,
             .n_readers = DISK_READERS,
+            .writer_share = e->caps.host_visible ? writer_share : 0,
             .single_threaded = engine_has_switch(o->debug, "kv-single"),
             /* Weights that fill the page cache must not have to make room for these files. */
             .direct_io = !o->model_data && e->weights.bytes > total / 2};

@@ -177,6 +177,7 @@ static struct kv_store *new_store(const struct kv_store_config *cfg)
     kv_dir_name(&s->identity, s->own_name);
     s->budget = cfg->budget_bytes ? cfg->budget_bytes : KV_DEFAULT_BUDGET;
     s->queue_max = cfg->queue_bytes ? cfg->queue_bytes : default_queue;
+    s->writer_share = cfg->writer_share;
     s->min_cost_ms = cfg->min_cost_ms;
     s->n_readers = cfg->n_readers ? cfg->n_readers : DEFAULT_READERS;
     s->root = s->own = s->lock = -1;
@@ -233,8 +234,7 @@ int kv_store_open(struct kv_store **out, const struct kv_store_config *cfg, fath
     return 0;
 }
 
-/* Waits on `idle` for at most `seconds` (a spurious end is fine). */
-static void wait_idle_locked(struct kv_store *s, double seconds)
+void store_wait_locked(struct kv_store *s, pthread_cond_t *c, double seconds)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -245,7 +245,7 @@ static void wait_idle_locked(struct kv_store *s, double seconds)
         t.tv_sec++;
         t.tv_nsec -= 1000000000;
     }
-    pthread_cond_timedwait(&s->idle, &s->mu, &t);
+    pthread_cond_timedwait(c, &s->mu, &t);
 }
 
 /* Can the queue still get shorter? */
@@ -261,14 +261,17 @@ bool kv_store_flush(struct kv_store *s, double max_seconds)
     }
     double end = clock_now() + max_seconds;
     store_lock(s);
+    s->n_waiting++;
+    pthread_cond_signal(&s->work);
     while (can_write_locked(s) && s->paused_until == 0) {
         double left = end - clock_now();
         if (left <= 0) {
             break;
         }
-        wait_idle_locked(s, MIN(left, 1.0));
+        store_wait_locked(s, &s->idle, MIN(left, 1.0));
     }
     bool empty = s->n_queued == 0;
+    s->n_waiting--;
     store_unlock(s);
     return empty;
 }
@@ -285,7 +288,7 @@ static void stop_thread(struct kv_store *s)
     pthread_cond_broadcast(&s->work);
     double end = clock_now() + 1;
     while (s->copying || (!s->thread_ended && clock_now() < end)) {
-        wait_idle_locked(s, 0.1);
+        store_wait_locked(s, &s->idle, 0.1);
     }
     bool ended = s->thread_ended;
     store_unlock(s);

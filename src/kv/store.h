@@ -85,7 +85,11 @@ struct kv_store_config {
     /* Writing is worth it from this estimated cost of computing again; 0: always. Segments that
      * a later request hit are written anyway. */
     uint32_t min_cost_ms;
-    uint64_t queue_bytes;         /* most that may wait to be written; 0: 1 GiB */
+    uint64_t queue_bytes; /* most that may wait to be written; 0: 1 GiB */
+    /* Most of one core that the writer may take, so that it does not slow down those who
+     * compute: it rests after each file. Not while somebody waits for it (flush, close) or a
+     * quarter of the queue is full. 0: no limit. */
+    double writer_share;
     uint32_t n_readers;           /* threads of a load, 1 .. 16; 0: 4 */
     const struct kv_fs *fs;       /* NULL: the real one */
     const struct kv_clock *clock; /* NULL: the real one */

@@ -58,6 +58,8 @@ struct kv_store {
     char own_name[KV_DIR_DIGITS + 1];
     char *dir; /* owned */
     uint64_t queue_max;
+    double writer_share; /* of a core; 0: no limit */
+    uint32_t n_waiting;  /* calls that wait for the writer: it does not rest */
     uint32_t min_cost_ms, n_readers;
     pthread_t thread;
     bool has_thread;
@@ -105,6 +107,8 @@ double store_mono(const struct kv_store *s);
 int64_t store_wall(const struct kv_store *s);
 void store_lock(struct kv_store *s);
 void store_unlock(struct kv_store *s);
+/* Waits on one of the store's conditions for at most `seconds`; may end early. */
+void store_wait_locked(struct kv_store *s, pthread_cond_t *c, double seconds);
 void store_unref(struct kv_store *s); /* frees the store with the last one */
 void store_remember_locked(struct kv_store *s, const struct kv_key *to, enum kv_why why);
 enum kv_why store_recall_locked(const struct kv_store *s, const struct kv_key *to);

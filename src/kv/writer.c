@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/num.h"
 
@@ -513,6 +514,26 @@ void kv_store_refresh(struct kv_store *s)
     kv_store_work(s);
 }
 
+/* CPU time of this thread in seconds. */
+static double cpu_seconds(void)
+{
+    struct timespec t = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* After work that took so much CPU time: rests, so that its share of a core stays small. */
+static void rest(struct kv_store *s, double cpu)
+{
+    double end = clock_now() + MIN(cpu / s->writer_share, 1.0), left;
+    store_lock(s);
+    while (!s->quit && s->n_waiting == 0 && s->queued_bytes <= s->queue_max / 4 &&
+           (left = end - clock_now()) > 0) {
+        store_wait_locked(s, &s->work, left);
+    }
+    store_unlock(s);
+}
+
 void *writer_main(void *store)
 {
     struct kv_store *s = store;
@@ -522,10 +543,7 @@ void *writer_main(void *store)
             if (s->state == KV_STORE_WRITER && s->paused_until == 0) {
                 pthread_cond_wait(&s->work, &s->mu);
             } else { /* something may become due by itself */
-                struct timespec t;
-                clock_gettime(CLOCK_REALTIME, &t);
-                t.tv_sec++;
-                pthread_cond_timedwait(&s->work, &s->mu, &t);
+                store_wait_locked(s, &s->work, 1);
             }
         }
         bool quit = s->quit;
@@ -533,7 +551,11 @@ void *writer_main(void *store)
         if (quit) {
             break;
         }
+        double before = cpu_seconds();
         writer_step(s);
+        if (s->writer_share > 0) {
+            rest(s, cpu_seconds() - before);
+        }
     }
     store_lock(s);
     s->thread_ended = true;

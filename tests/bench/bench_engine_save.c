@@ -8,7 +8,8 @@
  * page. Printed: median and mean time of a step idle and while writing, their ratios, the
  * writer's rate, and the bytes of the files.
  *
- * Usage: bench_engine_save DIR [threads [layers [rounds]]] */
+ * Usage: bench_engine_save DIR [threads [layers [rounds [share]]]]; share: of a core for the
+ * writer in percent (0: no limit), default 1, as the engine sets it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,7 @@ static int fail(const fathom_err *err)
 }
 
 static int open_all(struct bench *b, const struct synthetic *m, const char *dir,
-                    uint32_t threads, fathom_err *err)
+                    uint32_t threads, double share, fathom_err *err)
 {
     fathom_engine_options o = {.model_data = m->data,
                                .model_bytes = m->n_bytes,
@@ -78,6 +79,7 @@ static int open_all(struct bench *b, const struct synthetic *m, const char *dir,
         .budget_bytes = (uint64_t)4 << 30,
         .geom = &b->geom,
         .queue_bytes = (uint64_t)2 << 30,
+        .writer_share = share,
         .io = {.user = b, .read = page_read, .write = page_write, .release = page_release}};
     rc = rc ? rc : kv_store_open(&b->store, &c, err);
     b->ids = mem_alloc(DEPTH, sizeof *b->ids);
@@ -201,11 +203,12 @@ static void report(struct bench *b)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: bench_engine_save DIR [threads [layers [rounds]]]\n");
+        fprintf(stderr, "usage: bench_engine_save DIR [threads [layers [rounds [share]]]]\n");
         return 2;
     }
     fathom_err err = {0};
     uint32_t threads = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
+    double share = argc > 5 ? atof(argv[5]) / 100 : 0.01;
     uint32_t rounds = argc > 4 ? (uint32_t)atoi(argv[4]) : 6;
     struct synthetic_options so = {.shape = "flash",
                                    .recipe = "q2",
@@ -215,7 +218,8 @@ int main(int argc, char **argv)
                                    .seed = 1};
     struct synthetic m = {0};
     static struct bench b;
-    if (synthetic_make(&m, &so, &err) != 0 || open_all(&b, &m, argv[1], threads, &err) != 0) {
+    if (synthetic_make(&m, &so, &err) != 0 ||
+        open_all(&b, &m, argv[1], threads, share, &err) != 0) {
         return fail(&err);
     }
     memset(b.front, 0, sizeof *b.front + (size_t)kv_geom_state_bytes(&b.geom, DEPTH));
