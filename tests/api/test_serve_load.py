@@ -90,9 +90,9 @@ def test_a_prompt_outlives_the_server(work):
         s.post("/v1/completions", {**body, "prompt": body["prompt"] + "and more"}, timeout=200)  # used again: worth keeping
     with serving(work, *args) as s:
         again = s.post("/v1/completions", body, timeout=200)
-        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 2048, again["usage"]
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 1024, again["usage"]  # one window is computed again
         assert again["choices"] == first["choices"]
-        assert s.metric("prompt_tokens_cached_total", '{source="disk"}') >= 2048
+        assert s.metric("prompt_tokens_cached_total", '{source="disk"}') > 1024
 
 
 def test_64_streams(work):
