@@ -26,7 +26,8 @@ bool quant_can_encode_weighted(uint32_t type_id);
 bool quant_needs_importance(uint32_t type_id);
 /* Encodes a row of n floats so that sum importance[i] * (x[i] - decoded[i])^2 is small (with a
  * slight preference for large elements, see encode_fit.c, and in the IQ2 and IQ3 types for a
- * decoded row that is as loud as the original, see encode_iq.c). importance: n values, finite and not
+ * decoded row that is as loud as the original, see encode_iq.c). importance: n values, finite
+ * and not
  * negative, or NULL for all ones (in every type: see quant_needs_importance). Where a whole
  * block has none it counts as ones. The direct types ignore it.
  * Returns how many elements or blocks were lost, as quant_encode does: blocks that are written

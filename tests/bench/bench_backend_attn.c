@@ -230,7 +230,7 @@ static void record_small(const struct layer *l)
 static void record(void)
 {
     fathom_err err = {0};
-    struct program_limits lim = {TOKENS, 1, 1, 1, DEPTH_MAX + TOKENS};
+    struct program_limits lim = {TOKENS, 1, 1, 1, DEPTH_MAX + TOKENS, 0};
     prog = program_new(&lim, &err);
     if (!prog) {
         die("program", &err);

@@ -1,4 +1,4 @@
-/* fuzz_eval_manifest.c - any bytes as the manifests of `fathom eval`: cases, tasks, official answers.
+/* fuzz_eval_manifest.c - any bytes as the manifests of `fathom eval`: cases, tasks, answers.
  * The first byte chooses. What is accepted must be usable: ids below the vocabulary, scored ranges
  * inside their sequences. */
 #include <assert.h>

@@ -1,6 +1,7 @@
 /* Are the files of our quantisers at least as good, end to end, as those of the reference's search
  * (tests/unit/quant_reference.h)? The routed experts of the mini model are quantised twice to the
- * types of recipe q2, from the same rows with the same importance, once by each search, and put back
+ * types of recipe q2, from the same rows with the same importance, once by each search, and
+ * put back
  * as F32; everything else is the same Q8_0 and F16. Both files are compared with the lossless one
  * over continuations of tests/data/mini-model, token by token: KL divergence, same best token, and
  * the paired difference of the divergences with its 95 % interval. Done with the importance matrix

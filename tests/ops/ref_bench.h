@@ -36,7 +36,7 @@ static inline void bench_open(struct bench *b)
 {
     memset(b, 0, sizeof *b);
     b->r.s = SEED;
-    struct program_limits lim = {T_MAX, T_MAX, 3, N_SLOTS, MAX_CTX};
+    struct program_limits lim = {T_MAX, T_MAX, 3, N_SLOTS, MAX_CTX, 0};
     b->p = program_new(&lim, NULL);
     assert_non_null(b->p);
     b->p->weights = b->w;

@@ -1,4 +1,5 @@
-/* The statistics of `fathom eval`: divergences of distributions whose divergence is known, rows with
+/* The statistics of `fathom eval`: divergences of distributions whose divergence is known,
+ * rows with
  * ties and NaN, and the bootstrap: determinism, blocks, and that its intervals cover the true
  * mean as often as they say. */
 #include <math.h>
