@@ -34,6 +34,7 @@ static int session_alloc(fathom_session **out, fathom_engine *e, const struct kv
     s->ids = mem_alloc(e->max_ctx, sizeof *s->ids);
     int rc = s->ids ? kv_chain_init(&s->chain, &e->identity, salt, e->layout.page_tokens, err)
                     : err_nomem(err, "session", e->max_ctx * sizeof *s->ids);
+    rc = rc ? rc : kv_chain_reserve(&s->chain, e->max_ctx, err);
     if (rc != 0) {
         session_dealloc(s);
         return rc;

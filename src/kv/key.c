@@ -103,6 +103,12 @@ void kv_chain_fini(struct kv_chain *c)
     *c = (struct kv_chain){0};
 }
 
+int kv_chain_reserve(struct kv_chain *c, uint32_t n, fathom_err *err)
+{
+    uint32_t keys = n / c->page_tokens + 2;
+    return grow(c, keys) ? 0 : err_nomem(err, "chain of keys", keys * sizeof *c->key);
+}
+
 int kv_chain_extend(struct kv_chain *c, const uint32_t *ids, uint32_t n, fathom_err *err)
 {
     uint32_t s = c->page_tokens, end = n / s;

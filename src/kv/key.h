@@ -39,6 +39,8 @@ struct kv_chain {
 int kv_chain_init(struct kv_chain *c, const struct kv_id *identity, const struct kv_id *salt,
                   uint32_t page_tokens, fathom_err *err);
 void kv_chain_fini(struct kv_chain *c); /* {0} is fine */
+/* Memory for the keys of n tokens, so that extending so far allocates nothing. */
+int kv_chain_reserve(struct kv_chain *c, uint32_t n, fathom_err *err);
 /* Hashes the full segments of ids[0..n) that are not hashed yet. */
 int kv_chain_extend(struct kv_chain *c, const uint32_t *ids, uint32_t n, fathom_err *err);
 /* ids[n..) are about to change: forgets every boundary beyond n. */

@@ -36,9 +36,13 @@ int tree_open(struct kv_tree *t, struct kv_pool *p, fathom_err *err)
     }
     t->table = mem_calloc(n, sizeof *t->table);
     t->gone = mem_calloc(TREE_GONE, sizeof *t->gone);
-    if (!t->table || !t->gone) {
+    t->node_bytes =
+        (sizeof(struct tree_node) + p->layout->page_tokens * sizeof(uint32_t) + 63) / 64 * 64;
+    t->room = mem_calloc((size_t)p->n_pages + 1, t->node_bytes);
+    if (!t->table || !t->gone || !t->room) {
         mem_free(t->table);
         mem_free(t->gone);
+        mem_free(t->room);
         *t = (struct kv_tree){0};
         return err_nomem(err, "prefix index", n * sizeof(void *));
     }
@@ -88,6 +92,32 @@ static void link_node(struct kv_tree *t, struct tree_node *n)
     t->n_nodes += n->parent != NULL;
 }
 
+/* Memory of a node for n_ids tokens, zeroed (its ids may be old). */
+static struct tree_node *node_alloc(struct kv_tree *t, uint32_t n_ids)
+{
+    struct tree_node *n = t->spare;
+    if (n_ids > 0 && n) {
+        t->spare = n->next;
+    } else if (n_ids > 0 && t->n_room < t->pool->n_pages) {
+        n = (struct tree_node *)(void *)(t->room + t->n_room++ * t->node_bytes);
+    } else { /* a root; or tails that share their page with another node */
+        return mem_calloc(1, n_ids ? t->node_bytes : sizeof *n);
+    }
+    memset(n, 0, sizeof *n);
+    return n;
+}
+
+static void node_free(struct kv_tree *t, struct tree_node *n)
+{
+    const unsigned char *p = (const unsigned char *)n;
+    if (p >= t->room && p < t->room + ((size_t)t->pool->n_pages + 1) * t->node_bytes) {
+        n->next = t->spare;
+        t->spare = n;
+    } else {
+        mem_free(n);
+    }
+}
+
 /* Takes a childless node out and frees it; gives back its page and frontiers. */
 static void remove_node(struct kv_tree *t, struct tree_node *n)
 {
@@ -110,14 +140,13 @@ static void remove_node(struct kv_tree *t, struct tree_node *n)
         pool_page_drop(t->pool, n->page);
         t->n_nodes--;
     }
-    mem_free(n);
+    node_free(t, n);
 }
 
 static struct tree_node *new_node(struct kv_tree *t, struct tree_node *parent,
                                   const struct kv_key *key, const uint32_t *ids, uint32_t n_ids)
 {
-    uint32_t room = n_ids ? t->pool->layout->page_tokens : 0;
-    struct tree_node *n = mem_calloc(1, sizeof *n + room * sizeof n->ids[0]);
+    struct tree_node *n = node_alloc(t, n_ids);
     if (n) {
         n->parent = parent;
         n->start = parent ? node_end(parent) : 0;
@@ -179,6 +208,7 @@ void tree_close(struct kv_tree *t)
         next = next_up(n);
         remove_node(t, n);
     }
+    mem_free(t->room);
     mem_free(t->table);
     mem_free(t->gone);
     *t = (struct kv_tree){0};

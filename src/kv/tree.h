@@ -54,7 +54,13 @@ struct kv_tree {
     struct tree_node **table;
     uint32_t table_mask;
     struct tree_node *roots;
-    uint32_t n_nodes; /* without roots */
+    unsigned char
+        *room; /* nodes of pages: as many as pages, so that a full page during decoding
+                            allocates nothing */
+    size_t node_bytes;
+    uint32_t n_room;         /* handed out at least once */
+    struct tree_node *spare; /* given back; linked by next */
+    uint32_t n_nodes;        /* without roots */
     uint64_t clock;
     uint64_t *gone; /* [TREE_GONE] key prefixes of evicted pages: a lossy memory for reasons */
     uint64_t n_evicted;

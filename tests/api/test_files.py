@@ -179,7 +179,7 @@ def test_convert_refuses(work):
         assert f.read() == b"precious"
     assert not os.path.exists(out + ".part")
     bad(2, "takes", "convert", MINI_DIR, "-o", out, "--recipe", "q17")
-    bad(2, "NAME=TYPE", "convert", MINI_DIR, "-o", out, "--tensor", "x")
+    bad(2, "PATTERN=TYPE", "convert", MINI_DIR, "-o", out, "--tensor", "x")
 
 
 def test_not_a_tokenizer(work):

@@ -26,7 +26,8 @@ def store():
     """A directory with what one long prompt leaves, and its listing. The prompt is computed once."""
     first = os.path.join(TOP, "first")
     if not os.path.exists(first):
-        good("run", "-p", PROMPT, "--kv-dir", first, "--temp", "0", "-n", "4", "--think", "off")
+        good("run", "-p", PROMPT, "--kv-dir", first, "--temp", "0", "-n", "4", "--think", "off", "--debug",
+             "kv-save-all")
     d = os.path.join(tempfile.mkdtemp(dir=TOP), "kv")
     shutil.copytree(first, d)
     return d, listing(d)

@@ -55,7 +55,7 @@ def test_mini():
 
 def test_explain_counts():
     e = json.loads(good("explain", "--shape", "flash", "--recipe", "q2", "--json"))
-    assert e["ops"] == 883 and e["levels"] == 671 and e["launches"] == {"cpu": 671, "ref": 883}
+    assert e["ops"] == 883 and e["levels"] == 671 and e["launches"] == {"metal": 521, "cpu": 671, "ref": 883}
     assert e["ops"] == sum(e["by_kind"].values())
     for extra in (["--tokens", "256"], ["--recipe", "f16"], ["--sim", "off"]):
         f = json.loads(good("explain", "--shape", "flash", "--json", *extra))
