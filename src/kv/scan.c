@@ -310,7 +310,7 @@ static void write_tag(struct kv_store *s)
 
 bool scan_take_lock(struct kv_store *s)
 {
-    s->next_lock = store_mono(s) + KV_LOCK_RETRY;
+    s->next_lock = store_mono(s) + (double)KV_LOCK_RETRY;
     int fd = s->fs->lock(s->fs->user, s->root, "LOCK");
     if (fd < 0) {
         store_lock(s);
@@ -412,7 +412,7 @@ bool scan_recreate(struct kv_store *s)
     if (now < s->next_recreate || s->n_old_dirs + 2 > KV_OLD_DIRS) {
         return false;
     }
-    s->next_recreate = now + KV_RECREATE;
+    s->next_recreate = now + (double)KV_RECREATE;
     int root = s->fs->dir_open(s->fs->user, s->dir, true);
     if (root < 0) {
         return false;
