@@ -21,6 +21,10 @@ set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 # BOTH: the libraries named by pkg-config are paths that lie below the first root already
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY BOTH)
 
+# Debian keeps headers that differ between processors (OpenSSL's configuration) here; a compiler of
+# the processor itself searches it unasked, so pkg-config does not name it.
+set(CMAKE_C_STANDARD_INCLUDE_DIRECTORIES ${FATHOM_ARM64_LIBS}/usr/include/aarch64-linux-gnu)
+
 # Libraries of libraries: found by the linker through rpath-link, by the programs through the path below.
 list(JOIN arm64_dirs ":" arm64_path)
 string(APPEND CMAKE_EXE_LINKER_FLAGS_INIT " -Wl,-rpath-link,${arm64_path}")

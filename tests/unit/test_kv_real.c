@@ -358,7 +358,7 @@ static void deaths_here(void)
             }
             _exit(0);
         }
-        int status;
+        int status = 0;
         assert_true(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
         n_deaths += WEXITSTATUS(status) == 9;
         n_survived += WEXITSTATUS(status) == 0;
