@@ -48,6 +48,9 @@ static inline struct slice buf_slice(const struct buf *b)
     return (struct slice){b->p ? b->p : "", b->n};
 }
 
+/* Is item among "a,b,c" (NULL: none)? */
+bool str_list_has(const char *list, const char *item);
+
 /* UTF-8. utf8_decode: reads one scalar value at s[0..n), n >= 1, returns its length (1..4) and
  * sets *cp; for an invalid sequence returns the length of the maximal invalid subpart (1..3)
  * and sets *cp = UTF8_BAD; for an incomplete but possible sequence at the end returns 0. */

@@ -45,7 +45,7 @@ static void page_release(void *user, uint32_t page, void *ref)
 
 static bool save_always(const fathom_engine_options *o)
 {
-    return o->kv_save_ms < 0 || engine_has_switch(o->debug, "kv-save-all");
+    return o->kv_save_ms < 0 || str_list_has(o->debug, "kv-save-all");
 }
 
 static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
@@ -69,7 +69,7 @@ static int open_store(fathom_engine *e, const fathom_engine_options *o, fathom_e
             .min_cost_ms = save_always(o) ? 0 : ms,
             .n_readers = DISK_READERS,
             .writer_share = e->caps.host_visible ? writer_share : 0,
-            .single_threaded = engine_has_switch(o->debug, "kv-single"),
+            .single_threaded = str_list_has(o->debug, "kv-single"),
             /* Weights that fill the page cache must not have to make room for these files. */
             .direct_io = !o->model_data && e->weights.bytes > total / 2};
         rc = kv_store_open(&e->store, &cfg, err);

@@ -19,19 +19,6 @@
 #include "gguf/gguf.h"
 #include "text/text.h"
 
-bool engine_has_switch(const char *list, const char *name)
-{
-    size_t n = strlen(name);
-    for (const char *p = list; p && *p;) {
-        size_t len = strcspn(p, ",");
-        if (len == n && memcmp(p, name, n) == 0) {
-            return true;
-        }
-        p += len + (p[len] == ',');
-    }
-    return false;
-}
-
 /* ---- opening ---- */
 
 static int open_file(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
@@ -140,7 +127,7 @@ static int plan(fathom_engine *e, const fathom_engine_options *o, struct plan_po
     }
     uint64_t total, available;
     memory_info(&total, &available);
-    bool check = available != 0 && !engine_has_switch(o->debug, "overcommit");
+    bool check = available != 0 && !str_list_has(o->debug, "overcommit");
     struct plan_need need = {.layout = &e->layout,
                              .model_ctx = e->shape.max_ctx,
                              .max_ctx = o->max_ctx,
@@ -242,7 +229,7 @@ int fathom_engine_open(fathom_engine **out, const fathom_engine_options *opt, fa
         err_prefix(err, "cannot load %s", opt->model_path ? opt->model_path : "the model");
         return rc;
     }
-    e->pool.poison = engine_has_switch(opt->debug, "poison-kv");
+    e->pool.poison = str_list_has(opt->debug, "poison-kv");
     e->load_seconds = clock_now() - t0;
     log_info("%s on %s (%s): %u tokens, %u sequences, chunk %u", e->name, e->be->name,
              e->caps.arith_class, e->max_ctx, e->max_seq, e->chunk);

@@ -1,6 +1,6 @@
 /* engine_int.h - the structs behind the public handles; private to src/engine.
- * open in engine.c, sessions in session.c, steps in step.c, sampling in sample.c; what is kept of
- * earlier tokens: reuse.c (finding), share.c (leaving), disk.c (the store). */
+ * Who calls whom, top down: engine.c (opening), session.c, reuse.c (finding earlier tokens), step.c,
+ * share.c (leaving tokens to the tree), disk.c (the store), front.c. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
 
@@ -110,16 +110,20 @@ static inline uint32_t session_pending(const fathom_session *s)
     return s->n_ids - s->kv.n;
 }
 
-/* engine.c: is `name` among the developer switches "a,b,c" (NULL: none)? */
-bool engine_has_switch(const char *list, const char *name);
 /* step.c: row i of the last step's logits; reads it if the host does not see the memory. */
 const float *engine_logits_row(fathom_engine *e, uint32_t i);
 /* step.c: the pick record of row i, copied. */
 void engine_pick(fathom_engine *e, uint32_t i, struct pick *out);
 
-/* ---- session.c ---- */
+/* ---- front.c ---- */
 /* Gives up the session's reference to front[i]. */
 void session_drop_front(fathom_session *s, uint32_t i);
+/* Of front[0..n), prefixes of the session's tokens, and its own: those at positions <= keep
+ * become the session's, ascending, thinned to SESSION_FRONTIERS. */
+void session_take_fronts(fathom_session *s, struct frontier *const *front, uint32_t n,
+                         uint32_t keep);
+
+/* ---- session.c ---- */
 /* Rewinds to n tokens (with the session's own frontiers) and drops what belongs to forgotten
  * ones. */
 void session_cut(fathom_session *s, uint32_t n, fathom_reuse *reuse);
@@ -128,11 +132,6 @@ void session_cut(fathom_session *s, uint32_t n, fathom_reuse *reuse);
 /* fathom_session_set after its arguments were checked. */
 int session_reuse(fathom_session *s, const uint32_t *ids, uint32_t n, fathom_reuse *reuse,
                   fathom_err *err);
-/* Of front[0..n), prefixes of the session's tokens, and its own: those at positions <= keep
- * become the session's, ascending, thinned to SESSION_FRONTIERS. */
-void session_take_fronts(fathom_session *s, struct frontier *const *front, uint32_t n,
-                         uint32_t keep);
-
 /* ---- share.c ---- */
 int share_open(fathom_engine *e, fathom_err *err);
 void share_close(fathom_engine *e);

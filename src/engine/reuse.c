@@ -226,42 +226,6 @@ static int admit(struct search *k, fathom_err *err)
 
 /* ---- committing ---- */
 
-/* Of front[0..n) those at positions <= keep, ascending, each position once; more than the session
- * keeps are thinned. */
-void session_take_fronts(fathom_session *s, struct frontier *const *front, uint32_t n,
-                         uint32_t keep)
-{
-    struct frontier *old[SESSION_FRONTIERS], *next[SESSION_FRONTIERS + 1];
-    uint32_t n_old = s->n_front, count = 0;
-    memcpy(old, s->front, sizeof old);
-    for (uint32_t i = 0; i < n + n_old; i++) {
-        struct frontier *f = i < n ? front[i] : old[i - n];
-        uint32_t at = 0;
-        while (at < count && next[at]->pos < f->pos) {
-            at++;
-        }
-        if (f->pos > keep || (at < count && next[at]->pos == f->pos)) {
-            continue;
-        }
-        memmove(&next[at + 1], &next[at], (count - at) * sizeof next[0]);
-        next[at] = frontier_ref(f);
-        if (++count > SESSION_FRONTIERS) {
-            uint32_t pos[ARRAY_LEN(next)];
-            for (uint32_t j = 0; j < count; j++) {
-                pos[j] = next[j]->pos;
-            }
-            uint32_t out = frontier_spare(pos, count--);
-            frontier_drop(next[out]);
-            memmove(&next[out], &next[out + 1], (count - out) * sizeof next[0]);
-        }
-    }
-    memcpy(s->front, next, count * sizeof next[0]);
-    s->n_front = count;
-    for (uint32_t i = 0; i < n_old; i++) {
-        frontier_drop(old[i]);
-    }
-}
-
 /* Where the kept pages stand in the tree. */
 static void adopt_node(struct search *k)
 {

@@ -375,30 +375,3 @@ int sample_token(struct sample_room *r, const struct sample_in *in, const fathom
     report(&d, r->sorted[at].id, out);
     return 0;
 }
-
-/* ---- for sessions ---- */
-
-static const float *last_row(void *user)
-{
-    fathom_session *s = user;
-    return fathom_session_logits(s, s->n_out - 1);
-}
-
-int fathom_session_sample(fathom_session *s, const fathom_sampling *p, const uint32_t *mask,
-                          fathom_choice *out, fathom_err *err)
-{
-    if (s->logit_serial != s->e->serial || s->n_out == 0) {
-        return err_set(err, FATHOM_EINVAL,
-                       "there are no logits to sample from: the last step did not want any of "
-                       "this session");
-    }
-    struct pick pick;
-    engine_pick(s->e, s->out0 + s->n_out - 1, &pick);
-    struct sample_in in = {.pick = &pick,
-                           .row = last_row,
-                           .user = s,
-                           .mask = mask,
-                           .ids = s->ids,
-                           .n_ids = s->logit_end};
-    return sample_token(&s->e->sample, &in, p, out, err);
-}

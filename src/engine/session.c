@@ -163,13 +163,6 @@ const struct kv_state *session_state(const fathom_session *s)
 
 /* ---- frontiers ---- */
 
-void session_drop_front(fathom_session *s, uint32_t i)
-{
-    frontier_drop(s->front[i]);
-    s->n_front--;
-    memmove(&s->front[i], &s->front[i + 1], (s->n_front - i) * sizeof s->front[0]);
-}
-
 int fathom_session_checkpoint(fathom_session *s, fathom_err *err)
 {
     (void)err; /* a copy that cannot be made costs time later, nothing else */

@@ -52,9 +52,12 @@ struct exchange {
 /* route.c */
 bool route_accept(void *server, struct http_request *r);
 void route_handle(void *server, struct http_request *r);
+void exchange_end(struct exchange *x);
+
+/* reply.c: whole answers. body is taken over. */
+void reply_send(struct exchange *x, int status, const char *type, struct buf *body);
 void reply_error(struct exchange *x, const struct api_error *e);
 void reply_json(struct exchange *x, int status, struct buf *body);
-void exchange_end(struct exchange *x);
 
 /* generate.c: the four protocols, and counting */
 void handle_generate(struct exchange *x, enum protocol proto);
