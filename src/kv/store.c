@@ -13,7 +13,11 @@
 #include "base/mem.h"
 #include "base/num.h"
 
-enum { MAX_READERS = 16, DEFAULT_READERS = 4 };
+enum {
+    MAX_READERS = 16,
+    DEFAULT_READERS = 4,
+    CLOSE_SECONDS = 10, /* a busy disk may need seconds for one write, a dead one all of time */
+};
 static const uint64_t default_queue = (uint64_t)1 << 30;
 
 const char *kv_why_name(enum kv_why why)
@@ -286,7 +290,7 @@ static void stop_thread(struct kv_store *s)
     store_lock(s);
     s->quit = s->abandon = true;
     pthread_cond_broadcast(&s->work);
-    double end = clock_now() + 1;
+    double end = clock_now() + CLOSE_SECONDS;
     while (s->copying || (!s->thread_ended && clock_now() < end)) {
         store_wait_locked(s, &s->idle, 0.1);
     }
