@@ -4,7 +4,7 @@
 # subsets, a clang build and every fuzz target. The last line is "N passed, N failed, N skipped";
 # the exit status is 1 if anything failed. Logs stay in build/test-logs.
 #
-#   ./test.sh          under 15 minutes on 2 cores
+#   ./test.sh          about 25 minutes on 2 cores
 #   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers, 20 times the fault runs
 #                      and operations of the disk store, and a conversation of a million tokens on it (3.7 GB)
 # shellcheck disable=SC2317,SC2016  # functions are called through check and xargs
@@ -37,6 +37,8 @@ mkdir -p "$logs"
 unset FATHOM_MODEL FATHOM_LOG
 export LC_ALL=C
 
+# took BEGIN: ", N s" for what took longer than a few seconds.
+took() { [ $((SECONDS - $1)) -lt 3 ] || printf ', %d s' $((SECONDS - $1)); }
 title() { printf '\n== %s\n' "$*"; }
 finish() {
     printf '\n%d s\n' "$SECONDS"
@@ -47,14 +49,14 @@ finish() {
 
 # check NAME COMMAND...: one counted check; its output is shown if it fails. Exit status 77 skips.
 check() {
-    local name=$1 log status
+    local name=$1 log status begun=$SECONDS
     shift
     log=$logs/${name//[^A-Za-z0-9_.-]/_}.log
     "$@" >"$log" 2>&1
     status=$?
     if [ $status -eq 0 ]; then
         passed=$((passed + 1))
-        printf 'ok       %s\n' "$name"
+        printf 'ok       %s%s\n' "$name" "$(took "$begun")"
     elif [ $status -eq 77 ]; then
         skipped=$((skipped + 1))
         printf 'skipped  %s: %s\n' "$name" "$(tail -n 1 "$log")"
@@ -84,7 +86,7 @@ attribute() { sed -n "s/.*<testsuite[^>]* $1=\"\\([0-9]*\\)\".*/\\1/p" <<<"$2" |
 
 # run_ctest NAME BUILD-DIR CTEST-OPTION...: adds ctest's own counts.
 run_ctest() {
-    local name=$1 dir=$2 log xml head n bad off
+    local name=$1 dir=$2 log xml head n bad off begun=$SECONDS
     shift 2
     log=$logs/$name.log
     xml=$logs/$name.xml
@@ -100,8 +102,8 @@ run_ctest() {
     n=$(attribute tests "$head") bad=$(attribute failures "$head") off=$(attribute skipped "$head")
     off=$((off + $(attribute disabled "$head")))
     passed=$((passed + n - bad - off)) failed=$((failed + bad)) skipped=$((skipped + off))
-    printf '%-8s %s: %d tests, %d failed, %d skipped\n' "$([ "$bad" -eq 0 ] && echo ok || echo FAILED)" \
-        "$name" "$n" "$bad" "$off"
+    printf '%-8s %s: %d tests, %d failed, %d skipped%s\n' "$([ "$bad" -eq 0 ] && echo ok || echo FAILED)" \
+        "$name" "$n" "$bad" "$off" "$(took "$begun")"
     if [ "$bad" -ne 0 ]; then
         grep -vE ' Passed |^ *Start |^Internal|^Test project|sec\*proc|^Label|^$' "$log" |
             tail -n 100 | sed 's/^/    /'
