@@ -38,6 +38,7 @@ def main(name, tests):
             return f"http://127.0.0.1:{s.port}"
 
         env = {**private_env(work, proxies=not isolated), "FATHOM_URL": start("--ctx", 8192)}
+        env.update({k: v for k, v in os.environ.items() if k == "TASK_STEP"})
         if name != "mini":
             env["FATHOM_KEYED_URL"] = start("--api-key", "the-right-key")
             env["FATHOM_TINY_URL"] = start("--parallel", 1, "--queue", 1)

@@ -74,6 +74,7 @@ test('stream helper with tools, and the results sent back', async () => {
   assert.ok(second.usage.cache_read_input_tokens >= left - 1, `${second.usage.cache_read_input_tokens} of ${left} cached`);
 });
 
+// It begins with a thread that the server would have to store; refused, it sends the whole history.
 for (const stream of [false, true]) {
   test(`tool runner, ${stream ? 'streamed' : 'whole'}`, async () => {
     const asked = [];
@@ -83,6 +84,8 @@ for (const stream of [false, true]) {
     const last = await runner;
     assert.equal((stream ? await runner.done() : last).content.at(-1).text, weather.answer);
     assert.deepEqual(asked, weather.cities);
+    const roles = runner.params.messages.map((m) => m.role);
+    assert.deepEqual(roles, ['user', 'assistant', 'user', 'assistant']);
   });
 }
 
