@@ -158,6 +158,15 @@ if [ -n "$long" ]; then
     check kv-scripts env FATHOM_TEST_LONG=1 build/release/tests/test_engine_scripts
 fi
 
+title "clients: released agents and SDKs against the server, nothing but loopback"
+clients_ready() { setup_clients || return 77; }
+if check clients-setup clients_ready; then
+    grep -h '^NOT INSTALLED' "$logs/clients-setup.log" | sed 's/^/    /'
+    run_ctest ctest-clients build/release -L '^clients$'
+    sed -n 's/^.*skipped: \(.*\)$/    SKIPPED: \1/p' "$logs/ctest-clients.xml"
+    printf '    clients that passed: %s\n' "$(sed -n 's/^.*passed: \(.*\)$/\1/p' "$logs/ctest-clients.xml" | paste -sd ';' | sed 's/;/; /g')"
+fi
+
 title "address and undefined-behaviour sanitizers"
 if build build-asan asan ""; then
     if [ -n "$long" ]; then

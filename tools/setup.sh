@@ -190,6 +190,26 @@ setup_metal() {
         { say "clang-19 is not to be had"; return 1; }
 }
 
+# setup_clients: Node.js, npm and the packages that tests/clients/package.json pins, in build/clients (2 GB,
+# about 0.7 GB to fetch). Fails with a reason; packages that alone could not be had are named, and
+# their tests are skipped.
+setup_clients() {
+    local dir=build/clients from=tests/clients lost
+    lost=$("$PYTHON" "$from/sandbox.py") && cmp -s "$from/package-lock.json" "$dir/package-lock.json" && return 0
+    if ! { have node && have npm; }; then
+        case "$(uname -s)" in
+        Darwin) (brew_install node) ;;
+        *) have apt-get && (apt_install nodejs npm) ;;
+        esac || { say "Node.js and npm are not to be had"; return 1; }
+    fi
+    rm -rf "$dir"
+    mkdir -p "$dir" && cp "$from/package.json" "$from/package-lock.json" "$dir" || return 1
+    # no scripts of packages are run, and what is optional (every agent) may be missing
+    (cd "$dir" && npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+        { rm -f "$dir/package-lock.json"; say "npm cannot install the packages of tests/clients"; return 1; }
+    lost=$("$PYTHON" "$from/sandbox.py") || say "NOT INSTALLED, their tests are skipped: $lost"
+}
+
 # setup_arm64: cross compiler, emulator and libraries for the preset arm64. Fails with a reason.
 setup_arm64() {
     local missing

@@ -15,6 +15,7 @@ static const struct {
     [API_BAD] = {400, "invalid_request_error", NULL, "invalid_request_error"},
     [API_TOO_LONG] = {400, "invalid_request_error", "context_length_exceeded",
                       "invalid_request_error"},
+    [API_NO_THREAD] = {400, "invalid_request_error", NULL, "invalid_request_error"},
     [API_NO_KEY] = {401, "authentication_error", "invalid_api_key", "authentication_error"},
     [API_FORBIDDEN] = {403, "permission_error", NULL, "permission_error"},
     [API_NOT_FOUND] = {404, "not_found", NULL, "not_found_error"},
@@ -84,6 +85,10 @@ void api_error_print(struct buf *out, const struct api_error *e, bool anthropic,
         buf_addf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":",
                  faults[e->fault].anthropic);
         json_write_str(out, slice_of(text));
+        if (e->fault == API_NO_THREAD) { /* by this the SDK knows that it must send it all */
+            buf_adds(out, ",\"details\":{\"error_code\":\"thread_unsupported_request\","
+                          "\"unsupported\":[\"thread\"]}");
+        }
         buf_adds(out, "},\"request_id\":");
         print_or_null(out, request_id);
         buf_adds(out, "}");

@@ -10,6 +10,7 @@ enum api_fault {
     API_OK,
     API_BAD,         /* 400: JSON or a field */
     API_TOO_LONG,    /* 400: prompt against context */
+    API_NO_THREAD,   /* 400: a conversation that the server would have to store */
     API_NO_KEY,      /* 401 */
     API_FORBIDDEN,   /* 403: Host or Origin */
     API_NOT_FOUND,   /* 404: path */

@@ -269,6 +269,11 @@ int messages_read(struct api_request *r, const struct fields *f, const struct re
         field_fail(f, "messages", "must be an array with at least one message");
         return -1;
     }
+    if (field(f, "thread")) {
+        return api_fail(f->e, API_NO_THREAD, "thread",
+                        "thread: conversations are not stored here; send the full history "
+                        "without thread (in the SDK's tool runner: thread: false)");
+    }
     read_system(r, f);
     read_tools(r, f);
     for (size_t i = 0; i < messages->n && f->e->fault == API_OK; i++) {

@@ -10,7 +10,7 @@
 enum block { BLOCK_NONE, BLOCK_THINKING, BLOCK_TEXT, BLOCK_CALL };
 
 /* Opaque to clients, who send it back; never looked at. */
-static const char signature[] = "ZmF0aG9t";
+static const char signature[] = SSE_OPAQUE;
 
 static void add_usage(const struct writer *w, struct buf *out, uint32_t prompt, uint32_t cached,
                       uint32_t output)

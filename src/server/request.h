@@ -54,6 +54,8 @@ struct api_request {
     int thinking;        /* -1 not given, 0 off, 1 on */
     uint32_t budget;     /* 0: none */
     bool omit_thinking;  /* Messages: blocks without text */
+    bool seal_reasoning; /* Responses: items with encrypted_content, which some clients demand
+                            before they send reasoning back */
 
     struct slice cache_salt;
     bool dropped_tools; /* some server-side tools were left out */

@@ -297,6 +297,8 @@ static void read_include(struct api_request *r, const struct fields *f)
     for (size_t i = 0; include && i < include->n; i++) {
         struct slice s = json_str(&include->items[i]);
         r->logprobs = r->logprobs || (s.p && slice_is(s, "message.output_text.logprobs"));
+        r->seal_reasoning =
+            r->seal_reasoning || (s.p && slice_is(s, "reasoning.encrypted_content"));
     }
     field_int(f, "top_logprobs", 0, MAX_LOGPROBS, &n);
     r->top_logprobs = (uint32_t)n;

@@ -161,8 +161,8 @@ static void add_item(const struct writer *w, bool done, struct buf *out)
         if (done) {
             add_part(w, open_text(w), false, out);
         }
-        buf_addf(out, "],\"content\":null,\"encrypted_content\":null,\"status\":\"%s\"}",
-                 status);
+        buf_addf(out, "],\"content\":null,\"encrypted_content\":%s,\"status\":\"%s\"}",
+                 w->req->seal_reasoning ? "\"" SSE_OPAQUE "\"" : "null", status);
     } else if (w->open == ITEM_MESSAGE) {
         buf_addf(out,
                  ",\"type\":\"message\",\"role\":\"assistant\",\"status\":\"%s\","

@@ -7,6 +7,10 @@
 
 #include "server/request.h"
 
+/* Signatures of thinking blocks and encrypted content of reasoning items: nothing is in it, and
+ * it is not looked at when it comes back, but clients want one. */
+#define SSE_OPAQUE "ZmF0aG9t"
+
 /* A call of the answer as the client sees it. */
 struct out_call {
     char id[48];                 /* what the client sends back */

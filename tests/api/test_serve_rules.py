@@ -140,6 +140,18 @@ def test_fields_of_messages():
         server.post(path + "?beta=true", {**base, **more})
 
 
+def test_threads_are_refused():
+    """A thread leaves out what was said before: to ignore the field would be to answer without it. The
+    code in the details makes the SDK send the whole history."""
+    base = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}):
+        status, _, data = server.request("POST", "/v1/messages", {**base, "thread": thread})
+        error = json.loads(data)["error"]
+        assert status == 400 and error["type"] == "invalid_request_error" and "full history" in error["message"], data
+        assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    server.post("/v1/messages", {**base, "thread": None})
+
+
 def test_count_tokens_agrees():
     body = {"model": "m", "system": "be brief", "messages": [{"role": "user", "content": "count me " * 50}],
             "tools": [{"name": "f", "input_schema": {"type": "object"}}]}

@@ -214,6 +214,19 @@ def test_reasoning_budget():
     assert got["content"]
 
 
+def test_sealed_reasoning():
+    """encrypted_content is null unless asked for; then streams and bodies carry the same opaque text."""
+    for include, sealed in ((["reasoning.encrypted_content"], True), (["x"], False), (None, False)):
+        path, body = responses("both", include=include)
+        whole = server.post(path, body)
+        events = [json.loads(d) for _, d in server.stream(path, body)]
+        items = [i for i in whole["output"] if i["type"] == "reasoning"]
+        items += [e["item"] for e in events if e["type"].startswith("response.output_item.") and e["item"]["type"] == "reasoning"]
+        assert len(items) == 3 and len({i["encrypted_content"] for i in items}) == 1, items
+        assert isinstance(items[0]["encrypted_content"], str if sealed else type(None))
+        assert server.post(path, {**body, "input": [{"role": "user", "content": "[both]"}, items[0]]})["output"]
+
+
 def test_custom_and_namespace_tools(work):
     text = 'raw "text"\nwith \\ and ünï and \t tab \x01'
     script = [{"match": "[custom]", "completion": "</think>" + call_text(("apply", {"input": text}))},
