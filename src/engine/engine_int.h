@@ -1,6 +1,6 @@
 /* engine_int.h - the structs behind the public handles; private to src/engine.
- * Who calls whom, top down: engine.c (opening), session.c, reuse.c (finding earlier tokens), step.c,
- * share.c (leaving tokens to the tree), disk.c (the store), front.c. */
+ * Who calls whom, top down: engine.c (opening), session.c, reuse.c (finding earlier tokens),
+ * step.c, share.c (leaving tokens to the tree), disk.c (the store), front.c. */
 #ifndef ENGINE_ENGINE_INT_H
 #define ENGINE_ENGINE_INT_H
 
