@@ -177,7 +177,7 @@ static int take(struct slots *s, struct offer *o, struct sip_digest salt, struct
     if (o->busy_n > o->idle_n + WORTH) {
         from = o->busy;
         n = o->busy_n;
-    } else if (o->idle && o->empty && spare && o->idle_n < n / 2) {
+    } else if (o->idle && spare && o->idle_n < n / 2) {
         from = o->idle_n > WORTH ? o->idle : NULL; /* do not cut a much longer conversation */
         n = o->idle_n;
         o->idle = from;

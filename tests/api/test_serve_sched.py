@@ -171,6 +171,16 @@ def test_a_prompt_is_computed_once(work):
         a.until(b"[DONE]")
 
 
+def test_an_unrelated_prompt_takes_the_oldest_slot(work):
+    """Agents ask for a title beside their conversation: that must not cost the conversation its slot."""
+    with serving(work, "--parallel", "2", script=[{"completion": "</think>x"}]) as s:
+        old, talk = ("old " * 300, "talk " * 300)
+        for text in (old, talk, "a title"):
+            s.post("/v1/chat/completions", chat(text))
+        usage = s.post("/v1/chat/completions", chat(talk))["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 1, usage
+
+
 def test_short_answers_pass_a_long_prompt(work):
     """A long prompt does not hold up other requests, and streams go on while it is read."""
     script = [{"match": "[long]", "completion": "</think>x", "prefill_ms": 2000},

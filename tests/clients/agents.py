@@ -2,23 +2,28 @@
 """Released agent clients, unmodified, against `fathom serve --script`: each is told to create a file and
 must do it with its own tools.
 
-    agents.py CLIENT [--keep]      one of the names in CLIENTS; --keep leaves the work folder
+    agents.py CLIENT [CASE] [--keep]      CLIENT: a name of CLIENTS; --keep leaves the work folder
 
 The scripted answers are those of every agent's day: turn 1 reasons, says something and calls one tool,
 turn 2 calls two tools at once, turn 3 answers. The test demands that the client ends with 0 and shows the
 answer, that the file is right and both parallel results came back, that the server refused nothing, and
 that the cache held: the prompt of a turn must be, token for token, the prompt of the turn before and
 what was sampled then (where the client sends reasoning back; else the prompt before it), and the usage
-sent to the client must say so. The network is loopback only."""
+sent to the client must say so. The network is loopback only.
+
+Cases: `busy`: the queue is full at first, the client is refused with 429 and must come back. `fault`: the
+first answer breaks off in the middle with an error event, the client must ask again. `slow-S`: the first
+prompt takes S seconds to read; keepalives must keep the client from giving up or asking twice."""
 from sandbox import *
 
 TASK = "create file hello.txt containing hello world"
 REASONING, TEXT = "I need to write the file.", "I will create the file."
 FINAL = "The file hello.txt is written: all 6*7 checks passed."
 MARK = "twins-42"  # in a result of turn 2, and nowhere before
+OCCUPY = "[occupied]"
 MODEL = "deepseek-v4-flash"
 TITLE = "A greeting in a file"
-LIMIT = 120  # seconds
+LIMIT = 120  # seconds that a client may take, the time that a case lets pass apart
 
 
 class Client:
@@ -56,6 +61,7 @@ name = "fathom"
 base_url = "{url}/v1"
 env_key = "FATHOM_KEY"
 wire_api = "responses"
+stream_idle_timeout_ms = 2000
 """)
     return [node(), module("@openai/codex", "bin", "codex.js"), "exec", "--skip-git-repo-check",
             "--dangerously-bypass-approvals-and-sandbox", TASK], {"FATHOM_KEY": "any"}
@@ -160,15 +166,54 @@ CLIENTS = {c.name: c for c in (
 )}
 
 
-def script(client, path):
-    """The lines; a prompt gets the first whose match it holds. Latest turn first, titles before turn 1."""
+def seconds_of(case):
+    return float(case.removeprefix("slow-")) if case.startswith("slow-") else 0
+
+
+def script(client, path, case):
+    """The lines; a prompt gets the first whose match it holds, else those without one in turn. So: latest
+    turn first, titles before turn 1."""
     first = client.write(path=path, content="hello world\n")
     twins = [client.shell(command="cat hello.txt"), client.shell(command="echo twins-$((6 * 7))")]
     lines = [{"match": MARK, "completion": f"Good.</think>{FINAL}"},
              {"match": TEXT, "completion": "Check it twice.</think>" + call_text(*twins)}]
     if client.title:
         lines.append({"match": client.title, "completion": f"A title.</think>{client.title_answer}"})
-    return lines + [{"completion": f"{REASONING}</think>{TEXT}" + call_text(first)}]
+    turn = {"completion": f"{REASONING}</think>{TEXT}" + call_text(first), "prefill_ms": 1000 * seconds_of(case)}
+    if case == "busy":
+        lines.append({"match": OCCUPY, "completion": "</think>" + "word " * 4000, "delay_ms": 20})
+    elif case == "fault":
+        lines.append({**turn, "fault_after": 4})
+    return lines + [turn]
+
+
+@contextlib.contextmanager
+def occupied(s, case):
+    """busy: four answers run and one waits, until the client has been refused."""
+    if case != "busy":
+        yield
+        return
+    connections = []
+    for i in range(5):
+        c = s.connect()
+        c.request("POST", CHAT, json.dumps({"model": "m", "stream": True, "messages": [
+            {"role": "user", "content": f"{OCCUPY} {i}"}]}))
+        connections.append(c)
+        s.wait_metric("requests_running", min(i + 1, 4))
+    s.wait_metric("requests_queued", 1)
+
+    def leave():
+        end = time.time() + LIMIT / 2
+        while 'code="429"' not in s.request("GET", "/metrics")[2].decode() and time.time() < end:
+            time.sleep(0.05)
+        for c in reversed(connections):
+            c.close()
+    watcher = threading.Thread(target=leave)
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.join()
 
 
 def check_turns(client, turns):
@@ -188,17 +233,39 @@ def check_turns(client, turns):
     return turns[-1].usage()
 
 
-def attempt(client, work, isolated):
+def the_turns(client, seen, codes, case):
+    """The requests of the task that were answered. Nothing may have been refused that should not be, and
+    nothing asked twice but what broke."""
+    refused = [x for x in seen if x.error]
+    others = sum(int(n) for _, c, n in codes if c != "200") - 5 * (case == "busy")  # those that occupied it have left
+    assert others == len(refused), f"refused requests: {codes}"
+    # TODO with constrained output: a build without it must refuse Claude Code's title request
+    others = [x for x in refused if "cannot constrain an answer to JSON" not in x.error]
+    for x in others:
+        assert case == "busy" and "rate_limit" in x.error, (x.path, x.error)
+    assert bool(others) == (case == "busy"), "the client was not refused"
+    asked = [x for x in seen if x.prompt and "count_tokens" not in x.path and not x.error]
+    asked = [x for x in asked if OCCUPY not in x.prompt and not (client.title and client.title in x.prompt)]
+    again = [x for i, x in enumerate(asked) if any(x.ids == y.ids for y in asked[i + 1:])]
+    assert len(again) == (case == "fault"), f"{len(again)} requests were sent again"
+    return [x for x in asked if x not in again]
+
+
+def attempt(client, work, case):
     project, home, trace = (os.path.join(work, n) for n in ("project", "home", "trace.jsonl"))
     os.makedirs(project)
     subprocess.run(["git", "init", "-q", project], check=True)
     path = os.path.join(project, "hello.txt")
-    with serving(work, "--ctx", 131072, "--trace", trace, script=script(client, path)) as s:
-        env = private_env(home, proxies=not isolated and client.name != "qwen-code")  # it ignores NO_PROXY
+    options = ["--ctx", 131072, "--trace", trace]
+    options += ["--keepalive", 0.5] if client.name == "codex" else []  # its limit is set to 2 s
+    options += ["--parallel", 4, "--queue", 1] if case == "busy" else []
+    with serving(work, *options, script=script(client, path, case)) as s:
+        env = private_env(home, proxies=client.name != "qwen-code")  # which ignores NO_PROXY
         argv, more = client.start(home, project, f"http://127.0.0.1:{s.port}")
-        with open(os.path.join(work, "stdout"), "wb") as out, open(os.path.join(work, "stderr"), "wb") as err:
+        out, err = (open(os.path.join(work, n), "wb") for n in ("stdout", "stderr"))
+        with out, err, occupied(s, case):
             code = subprocess.run(argv, cwd=project, env={**env, **more}, stdin=subprocess.DEVNULL, stdout=out,
-                                  stderr=err, timeout=LIMIT).returncode
+                                  stderr=err, timeout=LIMIT + seconds_of(case)).returncode
         codes = re.findall(r'^fathom_requests_total\{endpoint="(\w+)",code="(\d+)"\} (\d+)',
                            s.request("GET", "/metrics")[2].decode(), re.M)
     shown = open(os.path.join(work, "stdout"), encoding="utf-8", errors="replace").read()
@@ -206,18 +273,12 @@ def attempt(client, work, isolated):
     assert open(path, encoding="utf-8").read().strip() == "hello world", "hello.txt is wrong"
     assert FINAL in shown, f"the answer is not in {shown[-600:]!r}"
     seen = exchanges(trace)
-    refused = [x for x in seen if x.error]
-    # TODO with constrained output: no exception; a build without it must refuse the JSON title
-    assert all("cannot constrain an answer to JSON" in x.error for x in refused), [(x.path, x.error) for x in refused]
-    bad = sum(int(n) for _, c, n in codes if c != "200")
-    assert bad == len(refused), f"refused requests: {codes}"
-    asked = [x for x in seen if x.prompt and "count_tokens" not in x.path and not x.error]
-    turns = [x for x in asked if not (client.title and client.title in x.prompt)]
+    turns = the_turns(client, seen, codes, case)
     total, cached = check_turns(client, turns)
     for result in ("hello world", MARK):
         assert result in turns[2].prompt.split(TEXT)[-1], f"the result {result!r} is not in turn 3"
-    print(f"passed: {client.name} ({client.package} {version(client.package)})")
-    print(f"{client.endpoint}, {len(asked)} requests; turn 3: {cached} of {total} prompt tokens from the cache")
+    print(f"passed: {client.name}{' ' * bool(case)}{case} ({client.package} {version(client.package)})")
+    print(f"{client.endpoint}, {len(seen)} requests; turn 3: {cached} of {total} prompt tokens from the cache")
 
 
 def tail(path, n):
@@ -227,16 +288,15 @@ def tail(path, n):
         return ""
 
 
-def run_client(name, keep):
+def run_client(name, case, keep):
     client = CLIENTS[name]
     version(client.package)
-    isolated = loopback_only()
-    if not isolated:
+    if not loopback_only():
         print("no network namespace to be had: only proxy settings keep the client in")
     work = os.path.realpath(tempfile.mkdtemp(prefix="fathom-client-"))
     start = time.time()
     try:
-        attempt(client, work, isolated)
+        attempt(client, work, case)
         print(f"{time.time() - start:.1f} s")
         return 0
     except (AssertionError, subprocess.SubprocessError, OSError):
@@ -254,6 +314,8 @@ def run_client(name, keep):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in CLIENTS:
-        sys.exit(f"usage: agents.py CLIENT [--keep]; clients: {' '.join(CLIENTS)}")
-    sys.exit(run_client(sys.argv[1], "--keep" in sys.argv))
+    _words = [w for w in sys.argv[1:] if w != "--keep"]
+    _case = _words[1] if len(_words) == 2 else ""
+    if not _words or _words[0] not in CLIENTS or not (_case in ("", "busy", "fault") or seconds_of(_case)):
+        sys.exit(f"usage: agents.py CLIENT [busy|fault|slow-S] [--keep]; clients: {' '.join(CLIENTS)}")
+    sys.exit(run_client(_words[0], _case, "--keep" in sys.argv))

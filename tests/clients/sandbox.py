@@ -72,7 +72,8 @@ def missing():
 
 def loopback_only():
     """Moves this process and what it starts into a network namespace that has only loopback. False
-    where the system does not allow that; then only proxy settings (`private_env`) keep clients in."""
+    where the system does not allow that; then only proxy settings (`private_env`) keep clients in.
+    (With both, a client that asks for more is refused at once instead of waiting for a name server.)"""
     if platform.system() != "Linux":
         return False
     uid, gid = os.getuid(), os.getgid()

@@ -26,7 +26,7 @@ SCRIPT = [
 def main(name, tests):
     for package in PACKAGES[name]:
         version(package)
-    isolated = loopback_only()
+    loopback_only()
     with tempfile.TemporaryDirectory(prefix="fathom-sdk-") as work, contextlib.ExitStack() as stack:
         # a module finds its packages by where it lies, so the tests run from beside node_modules
         here = stack.enter_context(tempfile.TemporaryDirectory(dir=os.path.dirname(MODULES), prefix="run-"))
@@ -37,7 +37,7 @@ def main(name, tests):
             s = stack.enter_context(serving(work, *options, script=None if name == "mini" else SCRIPT))
             return f"http://127.0.0.1:{s.port}"
 
-        env = {**private_env(work, proxies=not isolated), "FATHOM_URL": start("--ctx", 8192)}
+        env = {**private_env(work), "FATHOM_URL": start("--ctx", 8192)}
         env.update({k: v for k, v in os.environ.items() if k == "TASK_STEP"})
         if name != "mini":
             env["FATHOM_KEYED_URL"] = start("--api-key", "the-right-key")
