@@ -312,6 +312,14 @@ void kv_store_close(struct kv_store *s, double flush_seconds)
     kv_store_flush(s, flush_seconds);
     stop_thread(s);
     store_lock(s);
+    uint32_t left = s->n_queued;
+    store_unlock(s);
+    if (left > 0) { /* a cache's loss, but not a silent one */
+        log_at(flush_seconds > 0 ? LOG_WARN : LOG_INFO,
+               "KV store %s: %u files were not written within %g s of the end", s->dir, left,
+               flush_seconds);
+    }
+    store_lock(s);
     if (s->active) { /* the writer hangs in it: its references go back, the item stays there */
         struct kv_item copy = *s->active;
         store_unlock(s);

@@ -227,7 +227,8 @@ static void save(struct kv_store *s, struct kv_chain *c, uint32_t from, uint32_t
 {
     for (uint32_t k = from / geom.page_tokens; k < to / geom.page_tokens; k++) {
         enum kv_why why;
-        while ((why = kv_store_put_segment(s, c, ids, k, k, 1000, false)) == KV_WHY_QUEUE) {
+        while ((why = kv_store_put_segment(s, c, ids, k, k, 1000, 1000, false)) ==
+               KV_WHY_QUEUE) {
             kv_store_flush(s, 0.05);
             kv_store_poll(s);
         }

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "kv/store_int.h"
 #include "kv_tiny.h"
 
@@ -260,6 +261,40 @@ static void clock_jumps(void **state)
     }
 }
 
+/* With min_cost_ms 500: what the whole prefix saves decides, or a hit. */
+static void cheap_or_not(const uint32_t *ids)
+{
+    struct kv_chain c;
+    static const struct {
+        uint32_t cost, saves;
+        bool used;
+        enum kv_why why;
+    } t[] = {{499, 499, false, KV_WHY_CHEAP},
+             {900, 499, false, KV_WHY_CHEAP},
+             {1, 500, false, KV_WHY_NONE},
+             {1, 1, true, KV_WHY_NONE}};
+    for (uint32_t i = 0; i < ARRAY_LEN(t); i++) {
+        uint32_t own[TINY_S];
+        memcpy(own, ids, sizeof own);
+        own[0] = i; /* another segment 0 */
+        assert_int_equal(kv_chain_init(&c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
+        uint32_t page = tiny_take_page(&w);
+        uint64_t h[TINY_MAX + 1];
+        tiny_prefix(&w, NULL, own, TINY_S, h);
+        tiny_rows(&w, h, 0, TINY_S, w.page[page], false);
+        bool kept = t[i].why == KV_WHY_NONE;
+        w.page_busy[page] = kept;
+        w.n_busy += kept;
+        assert_int_equal(
+            kv_store_put_segment(w.s, &c, own, 0, page, t[i].cost, t[i].saves, t[i].used),
+            t[i].why);
+        kv_store_work(w.s);
+        kv_store_poll(w.s);
+        assert_int_equal(kv_store_has_segment(w.s, &c, own, 0), kept);
+        kv_chain_fini(&c);
+    }
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -270,6 +305,7 @@ static void refusals(void **state)
     assert_true(tiny_open(&w));
     assert_int_equal(tiny_save(&w, NULL, ids, 64, false, false), KV_WHY_CHEAP);
     assert_int_equal(tiny_restore(&w, NULL, ids, 64).why, KV_WHY_CHEAP);
+    cheap_or_not(ids);
     tiny_close(&w);
     w.cfg.min_cost_ms = 0;
     w.cfg.queue_bytes = 3 * segment_bytes();
@@ -281,10 +317,11 @@ static void refusals(void **state)
     struct kv_chain c;
     assert_int_equal(kv_chain_init(&c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
     w.cfg.queue_bytes = 0;
-    assert_int_equal(kv_store_put_segment(w.s, &c, ids, 4, 0, 100, false), KV_WHY_QUEUE);
+    assert_int_equal(kv_store_put_segment(w.s, &c, ids, 4, 0, 100, 100, false), KV_WHY_QUEUE);
     assert_int_equal(kv_store_give_up(w.s, 2), 2); /* RAM is short: the deepest go */
     assert_int_equal(w.n_busy, 1);
-    assert_int_equal(kv_store_put_segment(w.s, &c, ids, 4, 0, 100, false), KV_WHY_NO_PARENT);
+    assert_int_equal(kv_store_put_segment(w.s, &c, ids, 4, 0, 100, 100, false),
+                     KV_WHY_NO_PARENT);
     assert_int_equal(kv_store_put_frontier(w.s, &c, ids, 36, w.state, &w, 0, 100),
                      KV_WHY_NO_PARENT);
     kv_chain_fini(&c);
