@@ -278,7 +278,9 @@ uint32_t kv_store_poll(struct kv_store *s)
     uint32_t n = 0;
     while (it) {
         struct kv_item *next = it->next;
-        s->io.release(s->io.user, it->page, it->ref);
+        if (!it->released) {
+            s->io.release(s->io.user, it->page, it->ref);
+        }
         item_free(it);
         it = next;
         n++;

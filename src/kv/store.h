@@ -104,7 +104,7 @@ struct kv_store_config {
  * why. Errors: FATHOM_ENOMEM, FATHOM_EUNSUPPORTED (geometry), FATHOM_EINVAL. */
 int kv_store_open(struct kv_store **out, const struct kv_store_config *cfg, fathom_err *err);
 /* Writes what is queued, for at most flush_seconds; the rest is dropped (everything is released
- * either way). A disk that hangs cannot hold this up by more than a second. No load may be
+ * either way). A disk that hangs cannot hold this up by more than ten seconds. No load may be
  * unfinished. NULL is fine. */
 void kv_store_close(struct kv_store *s, double flush_seconds);
 
