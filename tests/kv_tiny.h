@@ -223,7 +223,7 @@ static inline enum kv_why tiny_save(struct tiny *w, const struct kv_id *salt,
         tiny_rows(w, h, k, TINY_S, w->page[page], false);
         w->page_busy[page] = true;
         w->n_busy++;
-        why = kv_store_put_segment(w->s, &c, ids, k, page, 100, false);
+        why = kv_store_put_segment(w->s, &c, ids, k, page, 100, 100, false);
         if (why != KV_WHY_NONE) {
             w->page_busy[page] = false;
             w->n_busy--;

@@ -157,6 +157,7 @@ void disk_put_pages(fathom_session *s)
         return;
     }
     struct tree_node **path = e->reuse.path, *at = s->node;
+    uint32_t saves = cost_ms(e, s->n_pub * size); /* the pages of a long prompt go together */
     for (uint32_t k = s->n_pub; k-- > 0; at = at->parent) {
         path[k] = at;
     }
@@ -164,7 +165,7 @@ void disk_put_pages(fathom_session *s)
         uint32_t k = s->n_put, page = s->kv.pages[k];
         pool_page_ref(&e->pool, page);
         enum kv_why why = kv_store_put_segment(e->store, &s->chain, s->ids, k, page,
-                                               cost_ms(e, size), path[k]->n_hit > 0);
+                                               cost_ms(e, size), saves, path[k]->n_hit > 0);
         if (why != KV_WHY_NONE) {
             pool_page_drop(&e->pool, page);
             break; /* what lies behind needs this one */
@@ -176,8 +177,9 @@ void disk_put_pages(fathom_session *s)
 static void put_front(fathom_session *s, struct frontier *f)
 {
     fathom_engine *e = s->e;
-    uint32_t size = e->layout.page_tokens, start = layout_rerun_start(&e->layout, f->pos);
-    uint32_t page = f->pos % size ? s->kv.pages[f->pos / size] : 0;
+    uint32_t size = e->layout.page_tokens, page_at = f->pos - f->pos % size;
+    uint32_t page = f->pos > page_at ? s->kv.pages[f->pos / size] : 0;
+    uint32_t start = layout_rerun_start(&e->layout, page_at); /* the segments' rows remain */
     if (f->pos < e->disk_min_tokens) {
         return;
     }

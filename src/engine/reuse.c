@@ -266,7 +266,7 @@ static void commit(struct search *k, fathom_reuse *r)
     }
     session_take_fronts(s, k->front, k->n_front, b->keep);
     adopt_node(k);
-    tree_touch(&s->e->tree, s->node, b->kind != SOURCE_SELF);
+    tree_touch(&s->e->tree, s->node, true); /* going on in the same session is a use, too */
     s->n_ids = b->keep;
     s->n_out = 0;
     *r = (fathom_reuse){.matched = k->matched,

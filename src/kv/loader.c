@@ -9,7 +9,6 @@
 #include "kv/store_int.h"
 
 #include <assert.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -399,7 +398,7 @@ struct kv_load *kv_load_start(struct kv_store *s, struct kv_chain *chain,
     memcpy(l->salt_sha, chain->salt_sha, KV_ID_BYTES);
     fill_tasks(l, req, chain);
     pthread_mutex_init(&l->mu, NULL);
-    pthread_cond_init(&l->change, NULL);
+    clock_cond_init(&l->change);
     store_lock(s);
     s->refs++;
     s->stats.loads++;
@@ -416,16 +415,6 @@ bool kv_load_done(struct kv_load *l)
     return done;
 }
 
-static void wait_change_locked(struct kv_load *l, double seconds)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    int64_t ns = t.tv_nsec + (int64_t)(seconds * 1e9);
-    t.tv_sec += (time_t)(ns / 1000000000);
-    t.tv_nsec = (long)(ns % 1000000000);
-    pthread_cond_timedwait(&l->change, &l->mu, &t);
-}
-
 void kv_load_finish(struct kv_load *l, double max_seconds, struct kv_load_result *out)
 {
     double until = clock_now() + max_seconds;
@@ -435,7 +424,7 @@ void kv_load_finish(struct kv_load *l, double max_seconds, struct kv_load_result
         if (left <= 0) {
             break;
         }
-        wait_change_locked(l, MIN(left, 1));
+        clock_wait(&l->change, &l->mu, MIN(left, 1));
     }
     bool slow = l->n_running > 0;
     l->abandoned = slow;

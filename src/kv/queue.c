@@ -107,7 +107,7 @@ static enum kv_why admit_locked(const struct kv_store *s, const struct kv_item *
     if (store_recall_locked(s, &it->name.to) == KV_WHY_IO_ERROR) {
         return KV_WHY_IO_ERROR;
     }
-    if (it->cost_ms < s->min_cost_ms && !it->used_before) {
+    if (it->saves_ms < s->min_cost_ms && !it->used_before) {
         return KV_WHY_CHEAP;
     }
     if (it->bytes > s->budget) {
@@ -176,7 +176,7 @@ static struct kv_item *item_new(const struct kv_chain *c, const struct kv_name *
 
 enum kv_why kv_store_put_segment(struct kv_store *s, struct kv_chain *chain,
                                  const uint32_t *ids, uint32_t k, uint32_t page,
-                                 uint32_t cost_ms, bool used_before)
+                                 uint32_t cost_ms, uint32_t saves_ms, bool used_before)
 {
     uint32_t size = s->geom.page_tokens;
     if (!s->has_geom) {
@@ -192,6 +192,7 @@ enum kv_why kv_store_put_segment(struct kv_store *s, struct kv_chain *chain,
     }
     it->page = page;
     it->cost_ms = cost_ms;
+    it->saves_ms = saves_ms;
     it->used_before = used_before;
     it->bytes = kv_geom_segment_file_bytes(&s->geom);
     return put(s, it);
@@ -244,7 +245,7 @@ enum kv_why kv_store_put_frontier(struct kv_store *s, struct kv_chain *chain,
     it->page = page;
     it->state = state;
     it->ref = ref;
-    it->cost_ms = cost_ms;
+    it->cost_ms = it->saves_ms = cost_ms;
     it->bytes = kv_geom_frontier_file_bytes(&s->geom, pos);
     if (t > 0 && !take_tail(s, it)) {
         item_free(it);
@@ -277,7 +278,9 @@ uint32_t kv_store_poll(struct kv_store *s)
     uint32_t n = 0;
     while (it) {
         struct kv_item *next = it->next;
-        s->io.release(s->io.user, it->page, it->ref);
+        if (!it->released) {
+            s->io.release(s->io.user, it->page, it->ref);
+        }
         item_free(it);
         it = next;
         n++;

@@ -34,39 +34,39 @@ static int list_names(const struct kv_store *s, int dir, struct names *l)
 
 /* ---- one folder ---- */
 
-/* Counts as used when it cannot be removed. */
-static void remove_leftover(struct kv_store *s, int dir, const struct kv_folder *f,
-                            const char *text)
+/* Counts as used when it cannot be removed; -errno: not even its size is known. */
+static int remove_leftover(struct kv_store *s, int dir, const struct kv_folder *f,
+                           const char *text)
 {
     struct kv_stat st = {0};
     int rc = s->fs->remove(s->fs->user, dir, text);
-    if (rc != 0 && rc != -ENOENT) {
-        s->fs->stat(s->fs->user, dir, text, &st);
-        store_lock(s);
-        s->reserved += st.bytes;
-        store_unlock(s);
-        log_warn("KV store %s/%s/%s: a leftover that cannot be removed: %s", s->dir, f->name,
-                 text, strerror(-rc));
+    if (rc == 0 || rc == -ENOENT) {
+        return 0;
     }
+    log_warn("KV store %s/%s/%s: a leftover that cannot be removed: %s", s->dir, f->name, text,
+             strerror(-rc));
+    rc = s->fs->stat(s->fs->user, dir, text, &st);
+    store_lock(s);
+    s->reserved += st.bytes;
+    store_unlock(s);
+    return rc == -ENOENT ? 0 : rc;
 }
 
-/* One listed name. restat: look at known files again, too. */
-static void scan_file(struct kv_store *s, int dir, struct kv_folder *f, const char *text,
-                      uint32_t mark, bool restat)
+/* One listed name. restat: look at known files again, too. -errno: it may be ours, but nothing
+ * could be learnt about it. */
+static int scan_file(struct kv_store *s, int dir, struct kv_folder *f, const char *text,
+                     uint32_t mark, bool restat)
 {
     struct kv_name name;
     if (!kv_name_parse(text, &name)) {
         store_lock(s);
         s->stats.n_foreign++;
         store_unlock(s);
-        return;
+        return 0;
     }
     if (name.kind == KV_TEMP) {
         /* Nobody else writes while the lock is ours, so it is a leftover. */
-        if (s->lock >= 0) {
-            remove_leftover(s, dir, f, text);
-        }
-        return;
+        return s->lock >= 0 ? remove_leftover(s, dir, f, text) : 0;
     }
     store_lock(s);
     struct kv_entry *e = index_find(&s->index, f, &name);
@@ -75,14 +75,15 @@ static void scan_file(struct kv_store *s, int dir, struct kv_folder *f, const ch
     }
     store_unlock(s);
     struct kv_stat st;
-    if ((e && !restat) || s->fs->stat(s->fs->user, dir, text, &st) != 0) {
-        return;
+    int rc = e && !restat ? 0 : s->fs->stat(s->fs->user, dir, text, &st);
+    if (rc != 0 || (e && !restat)) {
+        return rc == -ENOENT ? 0 : rc;
     }
     if (st.type != KV_TYPE_FILE) { /* somebody's link or folder under a name of ours */
         store_lock(s);
         s->stats.n_foreign++;
         store_unlock(s);
-        return;
+        return 0;
     }
     store_lock(s);
     e = index_find(&s->index, f, &name); /* a reader may have dropped it meanwhile */
@@ -100,6 +101,7 @@ static void scan_file(struct kv_store *s, int dir, struct kv_folder *f, const ch
         e->foreign = e->foreign || name.kind == KV_REPLAY;
     }
     store_unlock(s);
+    return e ? 0 : -ENOMEM;
 }
 
 /* Entries of a folder that a complete listing did not show (mark 0: all of them). */
@@ -127,7 +129,8 @@ static int scan_folder(struct kv_store *s, int dir, struct kv_folder *f, bool re
         uint32_t mark = (uint32_t)++s->temp_counter | 1u << 31;
         const char *p = l.text.p;
         for (uint32_t i = 0; i < l.n; i++, p += strlen(p) + 1) {
-            scan_file(s, dir, f, p, mark, restat);
+            int one = scan_file(s, dir, f, p, mark, restat);
+            rc = rc != 0 ? rc : one;
         }
         drop_unseen(s, f, mark);
     }
@@ -159,7 +162,14 @@ int scan_folder_handle(struct kv_store *s, const struct kv_folder *f)
 
 /* ---- everything ---- */
 
-/* Lists all folders. What cannot be listed is left out: it is not ours to evict then. */
+/* Is a folder that cannot be opened somebody else's matter (a link, a file, another owner)? */
+static bool not_ours(int rc)
+{
+    return rc == -EPERM || rc == -ENOTDIR || rc == -ELOOP || rc == -ENOENT;
+}
+
+/* Lists all folders. -errno: something of ours could not be looked at, so what is used is not
+ * known. */
 static int scan_all(struct kv_store *s, bool restat)
 {
     struct names l;
@@ -189,15 +199,13 @@ static int scan_all(struct kv_store *s, bool restat)
         int dir = !f ? -ENOMEM : own ? scan_own_folder(s, false) : scan_folder_handle(s, f);
         dir = own && dir == 0 ? s->own : dir;
         if (dir >= 0) {
-            int bad = scan_folder(s, dir, f, restat);
-            if (bad != 0) {
-                log_warn("KV store %s/%s: cannot be listed: %s", s->dir, p, strerror(-bad));
-            }
+            rc = scan_folder(s, dir, f, restat);
             if (!own) {
                 s->fs->dir_close(s->fs->user, dir);
             }
         } else {
             log_warn("KV store %s/%s: not used: %s", s->dir, p, strerror(-dir));
+            rc = not_ours(dir) ? 0 : dir;
         }
     }
     buf_free(&l.text);
@@ -323,6 +331,9 @@ bool scan_take_lock(struct kv_store *s)
         return false;
     }
     s->lock = fd;
+    store_lock(s); /* nothing is being written; leftovers are found again */
+    s->reserved = s->n_left_temps = 0;
+    store_unlock(s);
     write_tag(s);
     int rc = scan_all(s, true);
     if (rc == 0) {

@@ -189,8 +189,8 @@ static struct kv_store *new_store(const struct kv_store_config *cfg)
     s->queue.end = &s->queue.head;
     s->done.end = &s->done.head;
     pthread_mutex_init(&s->mu, NULL);
-    pthread_cond_init(&s->work, NULL);
-    pthread_cond_init(&s->idle, NULL);
+    clock_cond_init(&s->work);
+    clock_cond_init(&s->idle);
     return s;
 }
 
@@ -240,16 +240,7 @@ int kv_store_open(struct kv_store **out, const struct kv_store_config *cfg, fath
 
 void store_wait_locked(struct kv_store *s, pthread_cond_t *c, double seconds)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    double whole = (double)(int64_t)seconds;
-    t.tv_sec += (time_t)whole;
-    t.tv_nsec += (long)((seconds - whole) * 1e9);
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000;
-    }
-    pthread_cond_timedwait(c, &s->mu, &t);
+    clock_wait(c, &s->mu, seconds);
 }
 
 /* Can the queue still get shorter? */
@@ -312,8 +303,17 @@ void kv_store_close(struct kv_store *s, double flush_seconds)
     kv_store_flush(s, flush_seconds);
     stop_thread(s);
     store_lock(s);
+    uint32_t left = s->n_queued;
+    store_unlock(s);
+    if (left > 0) { /* a cache's loss, but not a silent one */
+        log_at(flush_seconds > 0 ? LOG_WARN : LOG_INFO,
+               "KV store %s: %u files were not written within %g s of the end", s->dir, left,
+               flush_seconds);
+    }
+    store_lock(s);
     if (s->active) { /* the writer hangs in it: its references go back, the item stays there */
         struct kv_item copy = *s->active;
+        s->active->released = true; /* it may come back before the queue is polled */
         store_unlock(s);
         s->io.release(s->io.user, copy.page, copy.ref);
         store_lock(s);

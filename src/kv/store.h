@@ -82,8 +82,8 @@ struct kv_store_config {
     struct kv_page_io io;
     bool read_only;  /* never take the lock */
     bool must_exist; /* a missing directory is not made (fathom kv) */
-    /* Writing is worth it from this estimated cost of computing again; 0: always. Segments that
-     * a later request hit are written anyway. */
+    /* Writing is worth it if what it saves would take this long to compute again; 0: always.
+     * Segments that a later request hit are written anyway. */
     uint32_t min_cost_ms;
     uint64_t queue_bytes; /* most that may wait to be written; 0: 1 GiB */
     /* Most of one core that the writer may take, so that it does not slow down those who
@@ -104,7 +104,7 @@ struct kv_store_config {
  * why. Errors: FATHOM_ENOMEM, FATHOM_EUNSUPPORTED (geometry), FATHOM_EINVAL. */
 int kv_store_open(struct kv_store **out, const struct kv_store_config *cfg, fathom_err *err);
 /* Writes what is queued, for at most flush_seconds; the rest is dropped (everything is released
- * either way). A disk that hangs cannot hold this up by more than a second. No load may be
+ * either way). A disk that hangs cannot hold this up by more than ten seconds. No load may be
  * unfinished. NULL is fine. */
 void kv_store_close(struct kv_store *s, double flush_seconds);
 
@@ -175,13 +175,16 @@ void kv_load_finish(struct kv_load *l, double max_seconds, struct kv_load_result
  * KV_WHY_NONE: queued (or already stored or queued: then released at once); from then on the
  * store owns one reference of the page and gives it back through release. Otherwise the reason,
  * and nothing is kept. The segment before must be stored or queued (NO_PARENT). cost_ms: what
- * computing the segment took; used_before: a later request hit it in RAM. */
+ * computing the segment took, for the file's header; saves_ms: what computing the known tokens
+ * of the sequence from 0 on would take, by which it is decided (CHEAP), because a prefix is read
+ * as a whole; used_before: a later request hit it in RAM. */
 enum kv_why kv_store_put_segment(struct kv_store *s, struct kv_chain *chain,
                                  const uint32_t *ids, uint32_t k, uint32_t page,
-                                 uint32_t cost_ms, bool used_before);
+                                 uint32_t cost_ms, uint32_t saves_ms, bool used_before);
 /* Queues the frontier at position pos (> 0). state: kv_geom_state_bytes(pos) bytes, immutable
  * until ref is released; page: holds the rows of [pos - pos % S, pos), read during this call
- * (unused if pos % S is 0). The segments before must be stored or queued. */
+ * (unused if pos % S is 0). The segments before must be stored or queued. cost_ms: what
+ * continuing at pos would take without it; by this it is decided. */
 enum kv_why kv_store_put_frontier(struct kv_store *s, struct kv_chain *chain,
                                   const uint32_t *ids, uint32_t pos, const void *state,
                                   void *ref, uint32_t page, uint32_t cost_ms);

@@ -33,8 +33,9 @@ struct kv_item { /* one file to write */
     struct kv_name name;
     unsigned char salt_sha[KV_ID_BYTES];
     uint64_t first, bytes; /* position of the first token; of the file */
-    uint32_t count, cost_ms, page;
+    uint32_t count, cost_ms, saves_ms, page;
     bool used_before;
+    bool released;       /* the owner has its references back already */
     uint32_t *ids;       /* [count], owned */
     unsigned char *tail; /* frontier: its rows in section order, layer after layer; owned */
     const void *state;   /* frontier */

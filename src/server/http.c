@@ -22,7 +22,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <microhttpd.h>
@@ -154,10 +153,7 @@ static void *guard_main(void *user)
     struct http_server *s = user;
     pthread_mutex_lock(&s->lock);
     while (!s->stop) {
-        struct timespec t;
-        clock_gettime(CLOCK_REALTIME, &t);
-        t.tv_sec += 1;
-        pthread_cond_timedwait(&s->wake, &s->lock, &t);
+        clock_wait(&s->wake, &s->lock, 1);
         double now = clock_now();
         for (struct conn *c = s->conns; c; c = c->next) {
             if (c->deadline > 0 && now > c->deadline) {
@@ -621,7 +617,7 @@ int http_open(struct http_server **out, const struct http_config *cfg, fathom_er
     s->cfg = *cfg;
     s->listen_fd = -1;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->wake, NULL);
+    clock_cond_init(&s->wake);
     int rc = cfg->unix_path ? listen_unix(s, err) : listen_tcp(s, err);
     rc = rc ? rc : start(s, err);
     if (rc) {

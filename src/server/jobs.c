@@ -31,13 +31,7 @@ struct job *job_new(struct job_spec *spec)
     j->submitted = clock_now();
     atomic_init(&j->cancel, false);
     pthread_mutex_init(&j->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-#ifndef __APPLE__
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-#endif
-    pthread_cond_init(&j->more, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&j->more);
     return j;
 }
 
@@ -185,17 +179,7 @@ void job_end(struct job *j, enum finish finish, uint32_t n, struct slice why,
 
 static void wait_more(struct job *j, double seconds)
 {
-    struct timespec t;
-#ifdef __APPLE__
-    clock_gettime(CLOCK_REALTIME, &t);
-#else
-    clock_gettime(CLOCK_MONOTONIC, &t);
-#endif
-    t.tv_sec += (time_t)seconds;
-    t.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    t.tv_sec += t.tv_nsec / 1000000000;
-    t.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&j->more, &j->lock, &t);
+    clock_wait(&j->more, &j->lock, seconds);
 }
 
 /* Copies events [at, n_event); their offsets become those of the copy. */

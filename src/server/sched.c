@@ -51,7 +51,7 @@ struct sched *sched_new(const struct sched_config *cfg)
         s->cfg = *cfg;
         s->end = &s->first;
         pthread_mutex_init(&s->lock, NULL);
-        pthread_cond_init(&s->wake, NULL);
+        clock_cond_init(&s->wake);
     }
     return s;
 }
@@ -538,12 +538,7 @@ static int prepare(struct sched *s, struct model *m, fathom_err *err)
 
 static void wait_for_work(struct sched *s)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    t.tv_nsec += 200000000;
-    t.tv_sec += t.tv_nsec / 1000000000;
-    t.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&s->wake, &s->lock, &t);
+    clock_wait(&s->wake, &s->lock, 0.2);
 }
 
 static void publish_memory(struct sched *s)

@@ -117,7 +117,7 @@ static int queue_snapshot(struct bench *b, uint64_t seed, fathom_err *err)
     }
     enum kv_why why = KV_WHY_NONE;
     for (uint32_t k = 0; k < n && why == KV_WHY_NONE; k++) {
-        why = kv_store_put_segment(b->store, &chain, b->ids, k, st->pages[k], 1000, true);
+        why = kv_store_put_segment(b->store, &chain, b->ids, k, st->pages[k], 1000, 1000, true);
         b->held += why == KV_WHY_NONE;
     }
     if (why == KV_WHY_NONE) {

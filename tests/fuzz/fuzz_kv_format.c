@@ -1,8 +1,7 @@
 /* fuzz_kv_format.c - hostile files of the disk store. The input patches a good file (offset,
  * value pairs), may make all its checksums right again and change its length, and the store
  * restores the conversation from it: nothing but a miss, or exactly the conversation; rows may
- * differ only where the input changed rows and sealed them. The input is also read as a bare
- * header, with and without a right checksum, and as a file name. */
+ * differ only where the input changed rows and sealed them (fuzz_kv_header.c: bare headers). */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -82,55 +81,11 @@ static void seal(struct memfs_node *d, unsigned how)
     }
 }
 
-/* What a parsed header promises must hold. */
-static void check_header(const unsigned char *b, uint64_t bytes)
-{
-    static struct kv_header h, plan;
-    const char *why = NULL;
-    if (kv_header_parse(&h, b, bytes, &why) != KV_CHECK_OK) {
-        assert(why);
-        return;
-    }
-    assert(h.file_bytes == bytes && bytes <= KV_MAX_FILE && h.n_sections <= KV_MAX_SECTIONS);
-    uint64_t at = KV_HEADER_BYTES;
-    for (uint32_t i = 0; i < h.n_sections; i++) {
-        assert(h.section[i].offset == at && h.section[i].layer < KV_MAX_LAYERS);
-        at += align_up(h.section[i].length, KV_ALIGN);
-        assert(at <= bytes);
-    }
-    assert(at == bytes);
-    unsigned char again[KV_HEADER_BYTES];
-    kv_header_write(&h, again);
-    assert(memcmp(again, b, sizeof again) == 0);
-    kv_header_plan(&plan, &w.g, h.kind, h.first, h.count % (TINY_S + 1));
-    kv_header_is(&h, &plan, NULL);
-}
-
-static void bare_header(const uint8_t *data, size_t size)
-{
-    unsigned char b[KV_HEADER_BYTES] = {0};
-    memcpy(b, data, MIN(size, sizeof b));
-    check_header(b, load_le64(b + 16));
-    seal_header(b);
-    check_header(b, load_le64(b + 16));
-    char text[128];
-    size_t n = MIN(size, sizeof text - 1);
-    memcpy(text, data, n);
-    text[n] = 0;
-    struct kv_name name;
-    char again[KV_NAME_MAX];
-    if (kv_name_parse(text, &name) && name.kind != KV_TEMP) {
-        kv_name_make(&name, again);
-        assert(strcmp(again, text) == 0);
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!good[0].p) {
         setup();
     }
-    bare_header(data, size);
     if (size < 4) {
         return 0;
     }
@@ -150,9 +105,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     seal(d, data[1]);
-    if (n >= KV_HEADER_BYTES) {
-        check_header(d->data, n);
-    }
     if (!tiny_open(&w)) {
         abort();
     }

@@ -96,6 +96,7 @@ static inline void flip(int fd, off_t at, unsigned char bits)
 /* ---- engines ---- */
 
 static const char *debug = "poison-kv"; /* developer switches of what open_engine opens */
+static int32_t save_ms = -1;            /* its kv_save_ms */
 
 /* n_pages: of the pool, 0: as many as 3 sequences need. */
 static inline fathom_engine *open_engine(const struct random_model *m, uint32_t page,
@@ -114,7 +115,7 @@ static inline fathom_engine *open_engine(const struct random_model *m, uint32_t 
                                .debug = debug,
                                .kv_no_share = !share,
                                .kv_dir = disk ? dir : NULL,
-                               .kv_save_ms = -1};
+                               .kv_save_ms = save_ms};
     if (n_pages) {
         fathom_engine_options probe = o;
         probe.kv_no_share = true;

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "engine/engine_int.h"
 #include "golden/reuse_common.h"
 #include "golden/state_bytes.h"
 #include "kv/geom.h"
@@ -353,6 +354,83 @@ static void test_no_directory(void **state)
     fathom_engine_close(e);
 }
 
+/* ---- what is worth saving ---- */
+
+static void count_segment(void *user, const char *path, int fd)
+{
+    (void)fd;
+    *(uint32_t *)user += random_ends(path, ".s");
+}
+static uint32_t segments(fathom_engine *e)
+{
+    uint32_t n = 0;
+    assert_true(fathom_engine_kv_flush(e, 60));
+    each_file(count_segment, &n);
+    return n;
+}
+
+/* An engine with the usual policy that believes that a prompt token takes `each` seconds,
+ * whatever it takes here. */
+static fathom_engine *paced(double each)
+{
+    fresh_dir();
+    save_ms = 500;
+    fathom_engine *e = open_engine(&wide, 128, 0, true, true);
+    save_ms = -1;
+    e->tok_batch = UINT32_MAX; /* never measured again */
+    e->tok_seconds = each;
+    return e;
+}
+
+static void test_policy(void **state)
+{
+    (void)state;
+    /* 0.3 s of computing: not written, until a later request uses it, */
+    fathom_engine *e = paced(0.001);
+    fathom_session *s = new_session(e, NULL, false);
+    set(s, 300);
+    fathom_session_save(s);
+    assert_int_equal(segments(e), 0);
+    fathom_session_free(s);
+    assert_int_equal(segments(e), 0);
+    s = new_session(e, NULL, false); /* be it in another session */
+    assert_int_equal(set(s, 301).ram, 300);
+    assert_int_equal(segments(e), 2);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    e = paced(0.001);
+    s = new_session(e, NULL, false);
+    set(s, 300);
+    assert_int_equal(segments(e), 0);
+    set(s, 310); /* or in the same */
+    assert_int_equal(segments(e), 2);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    /* A long prompt on a fast machine: no page takes 0.5 s, three of them do. */
+    e = paced(0.00135);
+    s = new_session(e, NULL, false);
+    set(s, 300);
+    assert_int_equal(segments(e), 0);
+    OK(fathom_session_sync(s, seq, 400, NULL, NULL, NULL, err));
+    assert_int_equal(segments(e), 3);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    e = paced(0.00135);
+    s = new_session(e, NULL, false);
+    set(s, 400);
+    assert_int_equal(segments(e), 3);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    /* Below 256 tokens nothing is written, however slow. */
+    e = paced(0.1);
+    s = new_session(e, NULL, false);
+    set(s, 250);
+    fathom_session_free(s);
+    assert_true(fathom_engine_kv_flush(e, 60));
+    assert_int_equal(store_files(), 0);
+    fathom_engine_close(e);
+}
+
 /* What a snapshot of V4 Flash costs (kv-store.md 3.3), computed by the code that writes it. */
 static void test_cost(void **state)
 {
@@ -382,9 +460,9 @@ int main(void)
                               .shape = {.n_layer = 3, .ratio = {0, 4, 128}, .n_hash = 1}};
     random_model_make(&wide, &w);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cost),         cmocka_unit_test(test_reasons),
-        cmocka_unit_test(test_no_directory), cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_failed_loads),
+        cmocka_unit_test(test_policy),  cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_reasons), cmocka_unit_test(test_no_directory),
+        cmocka_unit_test(test_lengths), cmocka_unit_test(test_failed_loads),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     remove_tree(dir);

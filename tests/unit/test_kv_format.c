@@ -281,6 +281,29 @@ static void header_flips(void **state)
     print_message("%lu header flips, %lu with a right checksum\n", n, n_hostile);
 }
 
+/* Ids beyond the vocabulary, and bytes in the padding, are refused whatever the sum says. */
+static void sections(void **state)
+{
+    (void)state;
+    static struct kv_header h;
+    static unsigned char p[KV_ALIGN];
+    struct kv_geom g;
+    tiny_geom(&g);
+    make_header(&h, &g, false);
+    struct kv_section *s = &h.section[0];
+    store_le32(p + 4, TINY_VOCAB - 1);
+    xxh128(p, sizeof p, s->sum);
+    assert_true(kv_section_good(&h, s, p));
+    store_le32(p + 4, TINY_VOCAB);
+    assert_false(kv_section_good(&h, s, p));
+    xxh128(p, sizeof p, s->sum);
+    assert_false(kv_section_good(&h, s, p));
+    store_le32(p + 4, 0);
+    p[KV_ALIGN - 1] = 1;
+    xxh128(p, sizeof p, s->sum);
+    assert_false(kv_section_good(&h, s, p));
+}
+
 struct walk {
     uint64_t page_at[8], section_at[8], n[8];
     int count;
@@ -400,11 +423,17 @@ static void documented_example(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hashes),       cmocka_unit_test(key_vectors),
-        cmocka_unit_test(salts),        cmocka_unit_test(identities),
-        cmocka_unit_test(names),        cmocka_unit_test(flash_sizes),
-        cmocka_unit_test(header_flips), cmocka_unit_test(walks),
-        cmocka_unit_test(bad_geometry), cmocka_unit_test(documented_example),
+        cmocka_unit_test(hashes),
+        cmocka_unit_test(key_vectors),
+        cmocka_unit_test(salts),
+        cmocka_unit_test(identities),
+        cmocka_unit_test(names),
+        cmocka_unit_test(flash_sizes),
+        cmocka_unit_test(header_flips),
+        cmocka_unit_test(walks),
+        cmocka_unit_test(sections),
+        cmocka_unit_test(bad_geometry),
+        cmocka_unit_test(documented_example),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
