@@ -5,8 +5,9 @@
  * codes, s and m small integers, d and dmin two f16 for the whole block. The search:
  * 1. Per group, good (a, b) as real numbers, from many ranges and least squares for the codes
  *    that each gives.
- * 2. From two of these solutions: d and dmin whose multiples come closest, then s and m of each
- *    group by the true error. The better of the two goes on.
+ * 2. From two of these solutions: d and dmin whose multiples come closest; and again with dmin =
+ *    d times the largest code, so that a group with s = m has zero among its values, which is what
+ *    sparse rows need. Then s and m of each group by the true error. The best of the four goes on.
  * 3. In turn, while the error falls: solve for d and dmin, choose s and m again.
  * Errors in 2 and 3 are those of the block as it will be decoded, f16 scales and codes
  * included. A change of a by one step wants b to follow (the codes' mean stays in place), so
@@ -17,7 +18,7 @@
 #include "base/num.h"
 #include "quant/formats.h"
 
-enum { POLISHES = 2, FACTORS = 24, PASSES = 4 };
+enum { POLISHES = 2, FACTORS = 24, PASSES = 4, STARTS = 4 };
 
 struct affine {
     int size;     /* elements of a group */
@@ -111,10 +112,11 @@ static void consider(struct quad *q, struct sums s)
     take(&q->fit[NO_OFFSET], gain0 > q->fit[NO_OFFSET].gain, gain0, a0, zero, s, zero);
 
     f32x4 mean_x = q->sum_wx / q->sum_w, mean_l = s.l / q->sum_w;
-    f32x4 a = (s.xl - mean_x * s.l) / max4(s.ll - mean_l * s.l, tiny);
+    f32x4 det = s.ll - mean_l * s.l; /* nothing but rounding if all weight is on one code */
+    f32x4 a = (s.xl - mean_x * s.l) / max4(det, tiny);
     f32x4 b = a * mean_l - mean_x;
     f32x4 gain = mean_x * q->sum_wx + (s.xl - mean_x * s.l) * a;
-    i32x4 valid = (b >= zero) & (a > zero);
+    i32x4 valid = (b >= zero) & (a > zero) & (det > 1e-5f * s.ll);
     gain = select4(valid, gain, gain0);
     a = select4(valid, a, a0);
     take(&q->fit[FREE], (gain > q->fit[FREE].gain) & (a >= zero), gain, a,
@@ -297,24 +299,11 @@ static void restore(struct quad *q, const struct multiples *from, int n)
     }
 }
 
-/* The whole search. Returns the error of the block as it will be decoded. */
-static float search(const struct affine *f, const struct fit_block *b, struct quad *q,
-                    struct scales *sc)
+/* Part 3 from the present choice: its error falls to what is returned. */
+static float descend(const struct affine *f, const struct fit_block *b, struct quad *q, int n,
+                     struct scales *sc, float least)
 {
-    int n = FIT_N / f->size / 4;
     struct multiples best[FIT_MAX_QUADS];
-    float least = 0x1p126f;
-    for (enum solution k = FREE; k <= PLAIN; k++) {
-        struct scales try = {fit_scale_round_up(b, common_factor(f, q, n, k, false)),
-                             fit_scale_round_up(b, common_factor(f, q, n, k, true))};
-        float e = choose_first(f, q, n, &try);
-        if (e < least) {
-            least = e;
-            *sc = try;
-            save(best, q, n);
-        }
-    }
-    restore(q, best, n);
     for (int t = 0; t < PASSES; t++) {
         struct scales next = refit(f, b, q, n, sc);
         save(best, q, n);
@@ -327,6 +316,29 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
         *sc = next;
     }
     return least;
+}
+
+/* The whole search. Returns the error of the block as it will be decoded. */
+static float search(const struct affine *f, const struct fit_block *b, struct quad *q,
+                    struct scales *sc)
+{
+    int n = FIT_N / f->size / 4;
+    struct multiples best[FIT_MAX_QUADS];
+    float least = 0x1p126f;
+    for (int t = 0; t < STARTS; t++) {
+        enum solution k = t % 2 ? PLAIN : FREE;
+        float d = common_factor(f, q, n, k, false);
+        float m = t < 2 ? common_factor(f, q, n, k, true) : f->codes * d;
+        struct scales try = {fit_scale_round_up(b, d), fit_scale_round_up(b, m)};
+        float e = choose_first(f, q, n, &try);
+        if (e < least) {
+            least = e;
+            *sc = try;
+            save(best, q, n);
+        }
+    }
+    restore(q, best, n);
+    return descend(f, b, q, n, sc, least);
 }
 
 /* 6-bit scale and minimum of group g into 12 zeroed bytes (decode.c: set_scale_min6). Groups

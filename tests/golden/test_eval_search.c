@@ -4,9 +4,14 @@
  * put back
  * as F32; everything else is the same Q8_0 and F16. Both files are compared with the lossless one
  * over continuations of tests/data/mini-model, token by token: KL divergence, same best token, and
- * the paired difference of the divergences with its 95 % interval. Done with the importance matrix
- * that the shipped file is made with, and with none (energy of the weights).
- * FATHOM_TEST_TASKS=N takes every N-th case. links: cmd */
+ * the paired difference of the divergences with its 95 % interval.
+ *
+ * One pair of files says little: a few tokens where the model hesitates make most of a mean
+ * divergence, and which of them a file hits is luck. So several importances are tried (the matrix
+ * that the shipped file is made with; energy of the weights, as without a matrix; their geometric
+ * mean): with none of them may our file be worse with confidence, and over all together ours must
+ * not be worse at all. FATHOM_TEST_TASKS=N takes every N-th case; the third importance is tried
+ * with all cases only. links: cmd */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,9 +35,16 @@
 
 enum { MAX_PROMPT = 200, RESAMPLES = 2000 };
 
-static char dir[64], exact_path[128], q2_path[128];
+enum kind { MATRIX, ENERGY, BETWEEN, KINDS };
+static const char *const KIND[KINDS] = {"importance matrix", "energy of the weights",
+                                        "geometric mean of both"};
+
+static char dir[64], exact_path[128], q2_path[128], rows_path[128];
 static struct gguf *exact, *q2;
+static struct imatrix *matrix;
 static struct eval_set set;
+static struct ref_file rows; /* what the lossless file predicts */
+static bool all_cases;
 
 static void convert(const char *path, const char *recipe)
 {
@@ -48,6 +60,7 @@ static void make_set(void)
 {
     const char *every = getenv("FATHOM_TEST_TASKS");
     size_t step = every ? (size_t)atoi(every) : 1, n = 0, seen = 0;
+    all_cases = step == 1;
     struct buf text = {0};
     struct manifest_ctx m = {0}; /* ids only */
     fathom_err err = {0};
@@ -68,6 +81,49 @@ static void make_set(void)
     buf_free(&text);
 }
 
+struct model {
+    unsigned char *p;
+    size_t n;
+    double error; /* sum of importance x squared error of its experts */
+};
+
+static fathom_engine *open_engine(const char *path, const struct model *m)
+{
+    fathom_engine *e;
+    fathom_err err = {0};
+    fathom_engine_options o = {.model_path = path,
+                               .model_data = m ? m->p : NULL,
+                               .model_bytes = m ? m->n : 0,
+                               .backend = "cpu",
+                               .max_ctx = set.longest,
+                               .max_seq = 1};
+    if (fathom_engine_open(&e, &o, &err) != 0) {
+        fail_msg("%s", err.msg);
+    }
+    return e;
+}
+
+/* The predictions of the lossless file, once for all comparisons. */
+static void save_rows(void)
+{
+    fathom_err err = {0};
+    struct eval_score x;
+    struct ref_writer w;
+    fathom_info info;
+    struct eval_score_options o = {.engine = open_engine(exact_path, NULL), .save = &w};
+    fathom_engine_info(o.engine, &info);
+    struct ref_head h = {.n_vocab = info.n_vocab,
+                         .n_rows = set.n_scored,
+                         .set_hash = eval_set_hash(&set),
+                         .name = "lossless"};
+    assert_int_equal(ref_create(&w, rows_path, &h, &err), 0);
+    assert_int_equal(eval_score(&x, &set, &o, &err), 0);
+    assert_int_equal(ref_commit(&w, &err), 0);
+    assert_int_equal(ref_open(&rows, rows_path, &err), 0);
+    eval_score_fini(&x);
+    fathom_engine_close(o.engine);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -77,11 +133,14 @@ static int setup(void **state)
     assert_non_null(mkdtemp(dir));
     snprintf(exact_path, sizeof exact_path, "%s/exact.gguf", dir);
     snprintf(q2_path, sizeof q2_path, "%s/q2.gguf", dir);
+    snprintf(rows_path, sizeof rows_path, "%s/rows.bin", dir);
     convert(exact_path, "bf16");
     convert(q2_path, "q2");
     assert_int_equal(gguf_open(&exact, exact_path, &err), 0);
     assert_int_equal(gguf_open(&q2, q2_path, &err), 0);
+    assert_int_equal(imatrix_open(&matrix, "models/mini/imatrix.gguf", &err), 0);
     make_set();
+    save_rows();
     return 0;
 }
 
@@ -90,9 +149,12 @@ static int teardown(void **state)
     (void)state;
     gguf_close(exact);
     gguf_close(q2);
+    imatrix_close(matrix);
+    ref_close(&rows);
     eval_set_fini(&set);
     unlink(exact_path);
     unlink(q2_path);
+    unlink(rows_path);
     return rmdir(dir);
 }
 
@@ -103,53 +165,60 @@ static bool is_expert(const struct gguf_tensor *t)
     return t->rank == 3 && (t->type == QT_IQ2_XXS || t->type == QT_Q2_K);
 }
 
-/* Importance of the columns of one expert. */
-static void importance(float *q, const struct imatrix *im, const struct gguf_tensor *t,
-                       uint32_t mat, const float *rows, uint64_t n_rows, uint64_t cols)
+static void by_matrix(float *q, const struct gguf_tensor *t, uint32_t mat)
 {
+    struct imatrix_use use;
+    struct arena a = {0};
     fathom_err err = {0};
-    if (im) {
-        struct imatrix_use use;
-        struct arena a = {0};
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
-        assert_int_equal(
-            imatrix_bind(&use, im, name, cols, (uint32_t)t->ne[2], IMATRIX_SHRINK, &a, &err),
-            0);
-        assert_non_null(use.e);
-        assert_int_equal(imatrix_weights(&use, mat, IMATRIX_SHRINK, q, &err), 0);
-        arena_fini(&a);
-        return;
-    }
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
+    assert_int_equal(imatrix_bind(&use, matrix, name, t->ne[0], (uint32_t)t->ne[2],
+                                  IMATRIX_SHRINK, &a, &err),
+                     0);
+    assert_non_null(use.e);
+    assert_int_equal(imatrix_weights(&use, mat, IMATRIX_SHRINK, q, &err), 0);
+    arena_fini(&a);
+}
+
+/* Importance of the columns of one expert with these rows. */
+static void importance(float *q, enum kind kind, const struct gguf_tensor *t, uint32_t mat,
+                       const float *x)
+{
+    uint64_t cols = t->ne[0];
     memset(q, 0, cols * sizeof *q);
-    for (uint64_t r = 0; r < n_rows; r++) {
-        for (uint64_t c = 0; c < cols; c++) {
-            q[c] += rows[r * cols + c] * rows[r * cols + c];
+    if (kind != ENERGY) {
+        by_matrix(q, t, mat);
+    }
+    for (uint64_t c = 0; kind != MATRIX && c < cols; c++) {
+        float e = 0;
+        for (uint64_t r = 0; r < t->ne[1]; r++) {
+            e += x[r * cols + c] * x[r * cols + c];
         }
+        q[c] = kind == ENERGY ? e : sqrtf(e * q[c]);
     }
 }
 
 /* out: F32 [mats][rows][cols]; *error: sum of importance x squared error. */
-static void quantise_experts(float *out, const struct gguf_tensor *t, const struct imatrix *im,
+static void quantise_experts(float *out, const struct gguf_tensor *t, enum kind kind,
                              bool reference, double *error)
 {
-    uint64_t cols = t->ne[0], rows = t->ne[1];
+    uint64_t cols = t->ne[0], n_rows = t->ne[1];
     const struct gguf_tensor *from = NULL;
     for (size_t i = 0; i < gguf_n_tensors(exact); i++) {
         const struct gguf_tensor *e = gguf_tensor_at(exact, i);
         from = slice_eq(e->name, t->name) ? e : from;
     }
     assert_non_null(from);
-    float *x = mem_alloc(rows * cols, sizeof *x), *q = mem_alloc(cols, sizeof *q);
+    float *x = mem_alloc(n_rows * cols, sizeof *x), *q = mem_alloc(cols, sizeof *q);
     unsigned char *row = mem_alloc(cols, sizeof *x);
     for (uint32_t m = 0; m < t->ne[2]; m++) {
-        for (uint64_t r = 0; r < rows; r++) {
-            quant_decode(from->type, from->data + (m * rows + r) * from->row_bytes, 0, cols,
+        for (uint64_t r = 0; r < n_rows; r++) {
+            quant_decode(from->type, from->data + (m * n_rows + r) * from->row_bytes, 0, cols,
                          x + r * cols);
         }
-        importance(q, im, t, m, x, rows, cols);
-        for (uint64_t r = 0; r < rows; r++) {
-            float *y = out + (m * rows + r) * cols;
+        importance(q, kind, t, m, x);
+        for (uint64_t r = 0; r < n_rows; r++) {
+            float *y = out + (m * n_rows + r) * cols;
             if (reference) {
                 ref_quantise(t->type, x + r * cols, q, cols, y);
             } else {
@@ -167,13 +236,7 @@ static void quantise_experts(float *out, const struct gguf_tensor *t, const stru
     mem_free(row);
 }
 
-struct model {
-    unsigned char *p;
-    size_t n;
-    double error;
-};
-
-static struct model make_model(const struct imatrix *im, bool reference)
+static struct model make_model(enum kind kind, bool reference)
 {
     struct gguf_writer *w = gguf_writer_new();
     struct buf header = {0};
@@ -200,7 +263,7 @@ static struct model make_model(const struct imatrix *im, bool reference)
         const struct gguf_tensor *t = gguf_tensor_at(q2, i);
         unsigned char *at = m.p + gguf_writer_offset(w, (int)i);
         if (is_expert(t)) {
-            quantise_experts((float *)(void *)at, t, im, reference, &m.error);
+            quantise_experts((float *)(void *)at, t, kind, reference, &m.error);
         } else {
             memcpy(at, t->data, t->bytes);
         }
@@ -212,41 +275,21 @@ static struct model make_model(const struct imatrix *im, bool reference)
 
 /* ---- comparison ---- */
 
-static fathom_engine *open_engine(const char *path, const struct model *m)
-{
-    fathom_engine *e;
-    fathom_err err = {0};
-    fathom_engine_options o = {.model_path = path,
-                               .model_data = m ? m->p : NULL,
-                               .model_bytes = m ? m->n : 0,
-                               .backend = "cpu",
-                               .max_ctx = set.longest,
-                               .max_seq = 1};
-    if (fathom_engine_open(&e, &o, &err) != 0) {
-        fail_msg("%s", err.msg);
-    }
-    return e;
-}
-
 static void score(struct eval_score *out, struct eval_summary *sum, const struct model *m)
 {
     fathom_err err = {0};
-    struct eval_score_options o = {.engine = open_engine(NULL, m),
-                                   .against = open_engine(exact_path, NULL)};
+    struct eval_score_options o = {.engine = open_engine(NULL, m), .reference = &rows};
     if (eval_score(out, &set, &o, &err) != 0) {
         fail_msg("%s", err.msg);
     }
     assert_int_equal(eval_summarise(sum, out, &set, RESAMPLES, 1, &err), 0);
     fathom_engine_close(o.engine);
-    fathom_engine_close(o.against);
 }
 
-/* Ours must have the smaller weighted error, and its divergence must not be shown to be the larger
- * one: the paired difference is not above 0 with confidence, and on average at most 5 % of the
- * reference's divergence above it. */
-static void compare(const char *name, const struct imatrix *im)
+/* Returns the mean paired difference: negative, if ours is closer. */
+static double compare(enum kind kind)
 {
-    struct model ours = make_model(im, false), theirs = make_model(im, true);
+    struct model ours = make_model(kind, false), theirs = make_model(kind, true);
     struct eval_score a, b;
     struct eval_summary sa, sb;
     struct eval_mean d;
@@ -257,38 +300,32 @@ static void compare(const char *name, const struct imatrix *im)
                   "  KL ours %.3e (%.3e .. %.3e), reference %.3e (%.3e .. %.3e)\n"
                   "  paired difference %+.3e (%+.3e .. %+.3e); same best token %.2f %% and "
                   "%.2f %%\n",
-                  name, a.n, ours.error / theirs.error, sa.kl.mean, sa.kl.lo, sa.kl.hi,
+                  KIND[kind], a.n, ours.error / theirs.error, sa.kl.mean, sa.kl.lo, sa.kl.hi,
                   sb.kl.mean, sb.kl.lo, sb.kl.hi, d.mean, d.lo, d.hi, 100 * sa.agree.mean,
                   100 * sb.agree.mean);
     assert_true(ours.error < theirs.error);
-    assert_true(d.lo <= 0 && d.mean <= 0.05 * sb.kl.mean);
+    assert_true(d.lo <= 0);
     eval_score_fini(&a);
     eval_score_fini(&b);
     mem_free(ours.p);
     mem_free(theirs.p);
+    return d.mean;
 }
 
-static void test_with_matrix(void **state)
+static void test_searches(void **state)
 {
     (void)state;
-    struct imatrix *im;
-    fathom_err err = {0};
-    assert_int_equal(imatrix_open(&im, "models/mini/imatrix.gguf", &err), 0);
-    compare("importance matrix", im);
-    imatrix_close(im);
-}
-
-static void test_without(void **state)
-{
-    (void)state;
-    compare("energy of the weights", NULL);
+    double sum = 0;
+    int n = all_cases ? KINDS : BETWEEN;
+    for (int kind = 0; kind < n; kind++) {
+        sum += compare((enum kind)kind);
+    }
+    print_message("mean over all: %+.3e\n", sum / n);
+    assert_true(sum <= 0);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_with_matrix),
-        cmocka_unit_test(test_without),
-    };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_searches)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
