@@ -13,17 +13,9 @@ static int content_rule(struct grammar *g, const struct constrain_spec *spec, ui
     static const struct json any = {
         .type = JSON_OBJECT, .n = 1, {.members = (struct json_member *)object}};
     const struct json *root = spec->schema ? spec->schema : &any;
-    struct buf text = {0};
     struct schema *s = NULL;
-    json_write_compact(&text, root);
-    if (text.failed || text.n > SCHEMA_MAX_BYTES) {
-        size_t n = text.n;
-        buf_free(&text);
-        return err_set(err, FATHOM_ELIMIT, "the schema has %zu bytes; at most %d are supported",
-                       n, SCHEMA_MAX_BYTES);
-    }
-    buf_free(&text);
-    int rc = schema_open(&s, g, root, spec->strict, fuel, err);
+    int rc = schema_check_size(root, err);
+    rc = rc ? rc : schema_open(&s, g, root, spec->strict, fuel, err);
     if (rc) {
         return rc;
     }

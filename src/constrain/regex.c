@@ -465,7 +465,8 @@ static bool read_count(struct parser *p, uint32_t *v)
     size_t from = p->at;
     *v = 0;
     while (more(p) && p->s.p[p->at] >= '0' && p->s.p[p->at] <= '9') {
-        *v = MIN(*v * 10 + (uint32_t)(p->s.p[p->at++] - '0'), 1000000);
+        uint32_t digit = (uint32_t)(p->s.p[p->at++] - '0');
+        *v = MIN(*v * 10 + digit, 1000000u);
     }
     return p->at > from;
 }

@@ -122,28 +122,32 @@ static const struct json *resolve(struct schema *s, struct slice ref)
 
 /* ---- lists ---- */
 
-static bool add_part(struct schema *s, struct parts *p, const struct json *v, uint32_t what)
+static void add_part(struct schema *s, struct parts *p, const struct json *v, uint64_t what)
 {
     for (uint32_t i = 0; i < p->n; i++) {
         if (p->part[i].v == v && p->part[i].what == what) {
-            return false;
+            return;
         }
     }
     if (p->n == SCHEMA_MAX_PARTS) {
         schema_fail(s, FATHOM_ELIMIT, v, NULL, "more than 64 schemas for one value");
-        return false;
+        return;
     }
-    p->part[p->n++] = (struct part){v, what};
-    return true;
+    p->part[p->n++] = (struct part){.v = v, .what = what};
 }
 
-struct pending {
+struct pending { /* v[at, n): to be read; before them: what was read */
     const struct json *v[PENDING_MAX];
-    size_t n;
+    size_t n, at;
 };
 
 static void pend(struct schema *s, struct pending *p, const struct json *v)
 {
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->v[i] == v) { /* also what ends a reference to itself */
+            return;
+        }
+    }
     if (p->n == PENDING_MAX) {
         schema_fail(s, FATHOM_ELIMIT, v, NULL, "more than 256 schemas for one value");
         return;
@@ -155,9 +159,7 @@ static void expand(struct schema *s, struct parts *p, struct pending *todo,
                    const struct json *v)
 {
     const struct json *ref = json_get(v, "$ref"), *all = json_get(v, "allOf");
-    if (!add_part(s, p, v, PART_BASE)) {
-        return;
-    }
+    add_part(s, p, v, PART_BASE);
     if (ref) {
         const struct json *to = json_is(ref, JSON_STRING) ? resolve(s, json_str(ref)) : NULL;
         if (to) {
@@ -167,7 +169,7 @@ static void expand(struct schema *s, struct parts *p, struct pending *todo,
                         "refers to nothing in this schema (\"#/...\" is understood)");
         }
     }
-    for (size_t i = json_is(all, JSON_ARRAY) ? all->n : 0; i-- > 0;) {
+    for (size_t i = 0; json_is(all, JSON_ARRAY) && i < all->n; i++) {
         pend(s, todo, &all->items[i]);
     }
     if (json_is(json_get(v, "anyOf"), JSON_ARRAY)) {
@@ -181,10 +183,10 @@ static void expand(struct schema *s, struct parts *p, struct pending *todo,
 void parts_add(struct schema *s, struct parts *p, const struct json *v)
 {
     struct pending todo;
-    todo.n = 0;
+    todo.n = todo.at = 0;
     pend(s, &todo, v);
-    while (todo.n > 0 && schema_ok(s)) {
-        v = todo.v[--todo.n];
+    while (todo.at < todo.n && schema_ok(s)) {
+        v = todo.v[todo.at++];
         if (v->type == JSON_OBJECT) {
             expand(s, p, &todo, v);
         } else if (v->type == JSON_FALSE) {
@@ -264,6 +266,18 @@ uint32_t list_rule(struct schema *s, uint32_t list, enum schema_form form)
 }
 
 /* ---- the compiler ---- */
+
+int schema_check_size(const struct json *v, fathom_err *err)
+{
+    struct buf text = {0};
+    json_write_compact(&text, v);
+    size_t n = text.failed ? SIZE_MAX : text.n;
+    buf_free(&text);
+    return n <= SCHEMA_MAX_BYTES ? 0
+                                 : err_set(err, FATHOM_ELIMIT,
+                                           "the schema has %zu bytes; at most %d are supported",
+                                           n, SCHEMA_MAX_BYTES);
+}
 
 int schema_open(struct schema **out, struct grammar *g, const struct json *root, bool strict,
                 struct fuel *fuel, fathom_err *err)

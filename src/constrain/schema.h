@@ -35,6 +35,8 @@ enum schema_form {
 
 struct schema; /* a schema in work */
 
+/* FATHOM_ELIMIT if the text of a schema is longer than SCHEMA_MAX_BYTES. */
+int schema_check_size(const struct json *v, fathom_err *err);
 /* root: what $ref refers to. */
 int schema_open(struct schema **out, struct grammar *g, const struct json *root, bool strict,
                 struct fuel *fuel, fathom_err *err);

@@ -10,7 +10,7 @@
 enum { PART_BASE, PART_ANY_OF, PART_ONE_OF };
 struct part {
     const struct json *v;
-    uint32_t what;
+    uint64_t what; /* no padding: parts are compared as bytes */
 };
 
 struct list {

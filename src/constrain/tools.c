@@ -145,37 +145,55 @@ static uint32_t invoke(struct tools *t, struct schema *s, const struct json *def
     return grammar_text(g, SLICE(INVOKE " name=\""), node);
 }
 
+/* The call of one tool, held to its schema, or (loose not NULL) free. */
+static int one_tool(struct tools *t, const struct json *def, struct schema *loose,
+                    uint32_t next, uint32_t *node)
+{
+    struct schema *s = NULL;
+    const struct json *root = json_get(def, "parameters");
+    if (loose) {
+        *node = invoke(t, loose, def, schema_any(loose), next);
+        return 0;
+    }
+    int rc = schema_check_size(root, t->err);
+    rc = rc ? rc : schema_open(&s, t->g, root, false, t->fuel, t->err);
+    if (!rc) {
+        *node = invoke(t, s, def, UINT32_MAX, next);
+        rc = schema_run(s, t->err);
+    }
+    if (rc) {
+        struct slice name = json_str(json_get(def, "name"));
+        err_prefix(t->err, "tool \"%.*s\"", (int)MIN(name.n, (size_t)64), name.p);
+    }
+    schema_close(s);
+    return rc;
+}
+
 /* Calls of all tools, as alternatives that lead to `next`. */
 static int invokes(struct tools *t, uint32_t next, uint32_t *out)
 {
     const struct json *tools = t->spec->tools;
     uint32_t *way = mem_alloc(tools->n + 1, sizeof *way), n = 0;
     struct keyset seen = {0};
-    int rc = way ? 0 : err_nomem(t->err, "tools", tools->n);
+    struct schema *loose = NULL;
+    int rc = way ? schema_open(&loose, t->g, NULL, false, t->fuel, t->err)
+                 : err_nomem(t->err, "tools", tools->n);
     for (size_t i = 0; i < tools->n && !rc; i++) {
         const struct json *def = json_get(&tools->items[i], "function");
         struct slice name = json_str(json_get(def, "name"));
-        bool strict = json_is(json_get(def, "strict"), JSON_TRUE);
-        struct schema *s = NULL;
         bool other = t->spec->only.p && !slice_eq(name, t->spec->only);
-        if (!name.p || other || keyset_add(&seen, name) != seen.n - 1) {
+        size_t known = seen.n;
+        if (!name.p || other || keyset_add(&seen, name) != known) {
             continue;
         }
-        const struct json *root = json_get(def, "parameters");
-        root = json_is(root, JSON_OBJECT) ? root : NULL;
-        rc = schema_open(&s, t->g, root, false, t->fuel, t->err);
-        if (!rc) {
-            bool hold = (strict || t->spec->hold) && root;
-            uint32_t any = hold ? UINT32_MAX : schema_any(s);
-            way[n++] = invoke(t, s, def, any, next);
-            rc = schema_run(s, t->err);
-        }
-        if (rc) {
-            err_prefix(t->err, "tool \"%.*s\"", (int)MIN(name.n, (size_t)64), name.p);
-        }
-        schema_close(s);
+        bool hold = t->spec->hold || json_is(json_get(&tools->items[i], "strict"), JSON_TRUE) ||
+                    json_is(json_get(def, "strict"), JSON_TRUE);
+        hold = hold && json_is(json_get(def, "parameters"), JSON_OBJECT);
+        rc = one_tool(t, def, hold ? NULL : loose, next, &way[n++]);
     }
+    rc = rc ? rc : schema_run(loose, t->err);
     *out = rc ? 0 : grammar_alt(t->g, way, n);
+    schema_close(loose);
     keyset_free(&seen);
     mem_free(way);
     return rc;

@@ -11,7 +11,8 @@
 #include "json/json.h"
 
 struct tools_spec {
-    const struct json *tools; /* array of {"function": {name, parameters, strict}} */
+    const struct json *tools; /* array of {"function": {name, parameters}, "strict"};
+                                 strict may stand in the function, too */
     struct slice only;        /* the one tool that may be called; p NULL: all */
     bool one_call;
     bool hold; /* hold all tools to their schemas, not only those that are strict */
