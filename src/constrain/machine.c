@@ -184,7 +184,7 @@ static void sort_set(struct machine *m)
     m->n_set = MIN(n, (uint32_t)MACHINE_THREADS);
 }
 
-uint32_t state_intern(struct machine *m)
+uint32_t machine_intern(struct machine *m)
 {
     uint64_t h = 1;
     sort_set(m);
@@ -222,7 +222,7 @@ uint32_t state_intern(struct machine *m)
     return m->n_state++;
 }
 
-uint32_t state_step(struct machine *m, uint32_t s, unsigned char c)
+uint32_t machine_step(struct machine *m, uint32_t s, unsigned char c)
 {
     struct state *st = &m->state[s];
     if (s == STATE_DEAD || (st->next && st->next[c] != STATE_UNKNOWN)) {
@@ -242,7 +242,7 @@ uint32_t state_step(struct machine *m, uint32_t s, unsigned char c)
     for (uint32_t i = 0; i < n && !m->full; i++) {
         set_step(m, m->pool[at + i], c);
     }
-    uint32_t to = state_intern(m);
+    uint32_t to = machine_intern(m);
     m->state[s].next[c] = to; /* STATE_UNKNOWN: not computed */
     return to;
 }
@@ -251,7 +251,7 @@ static uint32_t start_state(struct machine *m)
 {
     set_clear(m);
     set_enter(m, m->g->rule[m->g->root], FRAME_NONE);
-    return state_intern(m);
+    return machine_intern(m);
 }
 
 /* ---- forgetting ---- */
@@ -299,7 +299,7 @@ static uint32_t load_state(struct machine *m, const struct buf *in)
                                              .b = head[2],
                                              .hash = m->frame[stack].hash};
     }
-    return state_intern(m);
+    return machine_intern(m);
 }
 
 bool machine_reset(struct machine *m)
@@ -371,14 +371,14 @@ static uint32_t token_step(struct machine *m, uint32_t s, uint32_t id)
         for (uint32_t i = 0; i < m->state[s].n; i++) {
             set_step_mark(m, m->pool[m->state[s].at + i]);
         }
-        return state_intern(m);
+        return machine_intern(m);
     }
     struct slice b = tokenizer_bytes(m->trie->tok, id);
     if (b.n == 0 || b.n > TRIE_DEPTH_MAX || tokenizer_is_control(m->trie->tok, id)) {
         return STATE_DEAD;
     }
     for (size_t i = 0; i < b.n && s != STATE_DEAD && s != STATE_UNKNOWN; i++) {
-        s = state_step(m, s, (unsigned char)b.p[i]);
+        s = machine_step(m, s, (unsigned char)b.p[i]);
     }
     return s;
 }

@@ -25,7 +25,7 @@ static void walk(struct machine *m, const struct trie_part *part, uint32_t s, bo
         const uint32_t *next = m->state[at[depth]].next;
         uint32_t to = next ? next[c] : STATE_UNKNOWN;
         if (to == STATE_UNKNOWN) {
-            to = state_step(m, at[depth], c);
+            to = machine_step(m, at[depth], c);
         }
         if (to == STATE_UNKNOWN) {
             if (!pass) {
@@ -67,7 +67,7 @@ static uint32_t part_of(struct machine *m, uint32_t s, enum trie_text which, uin
             *most = MAX(*most, n);
         }
     }
-    return state_intern(m);
+    return machine_intern(m);
 }
 
 static void find(struct machine *m, uint32_t s, bool pass, uint32_t *out)

@@ -8,6 +8,9 @@
 
 static struct bench_vocab vocab;
 
+/* Schemas and texts stand in tables wider than code. */
+/* clang-format off */
+
 struct row {
     const char *schema;
     const char *yes[12], *no[12];
@@ -431,6 +434,8 @@ static void limits(void **state)
     refused(buf_cstr(&b), true, FATHOM_ELIMIT, "", "");
     buf_free(&b);
 }
+
+/* clang-format on */
 
 /* More properties than fit the mask of seen ones: in the order of the schema. */
 static void many_properties(void **state)

@@ -9,6 +9,7 @@
 
 static struct bench_vocab mini, real;
 
+/* clang-format off */
 static const char *const schemas[] = {
     "{\"type\":\"object\"}",
     "{\"type\":\"object\",\"properties\":{\"title\":{\"type\":\"string\"}},\"required\":[\"title\"],"
@@ -34,6 +35,8 @@ static const char tools_text[] =
     "{\"function\":{\"name\":\"write_all\",\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":"
     "{\"type\":\"boolean\"}},\"required\":[\"x\"]}}},"
     "{\"function\":{\"name\":\"none\"}}]";
+
+/* clang-format on */
 
 static struct machine *compile_tools(const struct bench_vocab *v, enum constrain_calls calls,
                                      const char *only, bool one)
