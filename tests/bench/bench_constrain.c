@@ -108,6 +108,42 @@ static void measure(const char *name, const struct constrain_spec *spec,
     free(mask);
 }
 
+/* Schemas that want to be expensive: the time until they are compiled or refused. */
+static void hostile(const struct token_trie *trie)
+{
+    static const char *const text[] = {
+        "{\"pattern\":\"(a|b)*a(a|b){20}\"}", "{\"pattern\":\"^(.{0,60}x){0,30}$\"}",
+        "{\"pattern\":\"((a{0,40}){0,40}){0,40}\"}",
+        "{\"pattern\":\"^[^a]{0,2000}$\",\"maxLength\":1900}",
+        "{\"anyOf\":[{\"$ref\":\"#/d/a\"},{\"$ref\":\"#/d/b\"}],\"d\":{\"a\":{\"pattern\":\"^(a|b|ab)*c{900}$\"},"
+        "\"b\":{\"pattern\":\"^([a-y]*z){80}$\",\"minLength\":50,\"maxLength\":90}}}"};
+    for (size_t i = 0; i <= ARRAY_LEN(text); i++) {
+        struct buf b = {0};
+        struct arena a = {0};
+        struct json v;
+        struct machine *m = NULL;
+        fathom_err err = {0};
+        if (i < ARRAY_LEN(text)) {
+            buf_adds(&b, text[i]);
+        } else { /* every branch doubles the rules */
+            buf_adds(&b, "{\"allOf\":[");
+            for (int k = 0; k < 24; k++) {
+                buf_addf(&b, "%s{\"anyOf\":[{\"minimum\":%d},{\"maximum\":%d}]}", k ? "," : "",
+                         k, 100 + k);
+            }
+            buf_adds(&b, "]}");
+        }
+        json_read(&v, &a, b.p, b.n, NULL);
+        double start = clock_now();
+        constrain_compile(&m, &(struct constrain_spec){.schema = &v}, trie, &err);
+        printf("%7.1f ms: %.50s ... %s\n", (clock_now() - start) * 1e3, b.p,
+               m ? "compiled" : "refused");
+        machine_unref(m);
+        arena_fini(&a);
+        buf_free(&b);
+    }
+}
+
 static void add_text(const struct tokenizer *t, struct ids *ids, const char *s)
 {
     tokenizer_encode(t, s, strlen(s), true, ids);
@@ -170,6 +206,7 @@ int main(void)
                 &(struct constrain_spec){.calls = CONSTRAIN_CALLS_MUST, .tools = &v}, trie,
                 &ids[3]);
     }
+    hostile(trie);
     for (int i = 0; i < 5; i++) {
         ids_free(&ids[i]);
     }
