@@ -1,7 +1,7 @@
-/* fuzz_constrain.c - any bytes as a schema or as tools, then as choices: the first byte says what is
- * compiled and how, the bytes up to a NUL are the JSON, the rest choose tokens among those that
- * the masks allow. Masks are never empty, every token that a mask allows is taken, and an answer
- * that ends after JSON content is one JSON value.
+/* fuzz_constrain.c - any bytes as a schema or as tools, then as choices: the first byte says
+ * what is compiled and how, the bytes up to a NUL are the JSON, the rest choose tokens among
+ * those that the masks allow. Masks are never empty, every token that a mask allows is taken,
+ * and an answer that ends after JSON content is one JSON value.
  * links: constrain */
 #include <assert.h>
 #include <stdlib.h>
