@@ -181,7 +181,8 @@ int main(void)
     add_text(tok, &ids[0], buf_cstr(&text));
     add_text(
         tok, &ids[1],
-        "{\n  \"name\": \"Ada Lovelace\",\n  \"born\": \"1815-12-10\",\n  \"mail\": \"ada@example.org\",\n"
+        "{\n  \"name\": \"Ada Lovelace\",\n  \"born\": \"1815-12-10\",\n"
+        "  \"mail\": \"ada@example.org\",\n"
         "  \"height\": 1.65,\n  \"kind\": \"guest\",\n  \"tags\": [\"first\", \"of-her-kind\"]\n}");
     buf_clear(&text);
     buf_addf(
