@@ -171,13 +171,19 @@ bool decoder_forced(const struct decoder *a, uint32_t *id)
     return a->in_reasoning && most > 0 && a->n_reasoning >= most && close >= 0;
 }
 
+static const uint32_t *no_calls(const struct decoder *a)
+{
+    return a->job->spec.no_calls ? a->t->no_calls_mask : NULL;
+}
+
 const uint32_t *decoder_mask(struct decoder *a)
 {
     struct constraint *c = a->job->spec.constraint;
     if (c) {
-        return c->mask(c);
+        const uint32_t *mask = constraint_mask(c);
+        return mask ? mask : no_calls(a);
     }
-    return a->job->spec.no_calls ? a->t->no_calls_mask : NULL;
+    return no_calls(a);
 }
 
 fathom_sampling decoder_sampling_now(const struct decoder *a)
@@ -220,7 +226,7 @@ bool decoder_take(struct decoder *a, const fathom_choice *choice)
     ids_add(&a->output, choice->id);
     a->n_output++;
     if (s->constraint) {
-        s->constraint->accept(s->constraint, choice->id);
+        constraint_accept(s->constraint, choice->id);
     }
     bool visible = !a->in_reasoning && !a->in_calls && !eos;
     if (s->sampling.n_logprobs > 0 && visible &&

@@ -11,9 +11,7 @@ void job_spec_fini(struct job_spec *s)
     for (size_t i = 0; i < s->n_stop; i++) {
         mem_free(s->stop[i]);
     }
-    if (s->constraint) {
-        s->constraint->free(s->constraint);
-    }
+    constraint_free(s->constraint);
     *s = (struct job_spec){0};
 }
 
@@ -95,13 +93,18 @@ static bool same_sampling(const fathom_sampling *a, const fathom_sampling *b)
            a->n_logprobs == b->n_logprobs;
 }
 
+static bool same_constraint(const struct constraint *a, const struct constraint *b)
+{
+    return a == b || (a && b && memcmp(a->digest, b->digest, sizeof a->digest) == 0);
+}
+
 bool job_same(const struct job_spec *a, const struct job_spec *b)
 {
     bool same = a->seeded && b->seeded && a->key == b->key && sip_equal(a->salt, b->salt) &&
                 a->chat == b->chat && a->in_reasoning == b->in_reasoning &&
                 a->one_call == b->one_call && a->no_calls == b->no_calls &&
                 a->max_tokens == b->max_tokens && a->reasoning_tokens == b->reasoning_tokens &&
-                a->n_stop == b->n_stop && !a->constraint && !b->constraint &&
+                a->n_stop == b->n_stop && same_constraint(a->constraint, b->constraint) &&
                 a->prompt.n == b->prompt.n && same_sampling(&a->sampling, &b->sampling) &&
                 memcmp(a->prompt.p, b->prompt.p, a->prompt.n * sizeof *a->prompt.p) == 0;
     for (size_t i = 0; same && i < a->n_stop; i++) {

@@ -280,7 +280,11 @@ void add_tool(struct api_request *r, const struct fields *at, const struct json 
         field_fail(at, "name", "is missing or empty");
         return;
     }
+    bool strict = false; /* kept beside the definition: only that is shown to the model */
+    field_bool(at, "strict", &strict);
     if (!o || !json_set(&r->arena, o, "type", json_make_str(&r->arena, SLICE("function"))) ||
+        !json_set(&r->arena, o, "strict",
+                  (struct json){.type = strict ? JSON_TRUE : JSON_FALSE}) ||
         !json_set(&r->arena, o, "function", *def) || !json_push(&r->arena, r->tools, *o)) {
         no_memory(at);
         return;
@@ -404,6 +408,7 @@ void read_format(struct api_request *r, const struct fields *f)
     const struct fields *at = inner.obj ? &inner : f;
     struct fields schema = field_object(at, "schema");
     field_bool(at, "strict", &r->strict);
+    r->strict = r->strict || r->proto == PROTO_MESSAGES; /* the vendor knows no other kind */
     r->format = CONSTRAINT_JSON_SCHEMA;
     r->schema = schema.obj;
     if (!schema.obj) {
@@ -562,6 +567,24 @@ int request_prompt(struct api_request *r, const struct request_policy *p, struct
 
 /* ---- the job ---- */
 
+/* What the calls of the answer are held to. */
+static void constrain_calls(struct constraint_spec *c, const struct api_request *r)
+{
+    if (r->choice == CHOICE_NONE || r->n_tool == 0) {
+        return; /* the marker of a call is masked anyway, or there is nothing to call */
+    }
+    c->calls = r->choice == CHOICE_AUTO ? CONSTRAIN_CALLS_MAY : CONSTRAIN_CALLS_MUST;
+    c->tools = r->tools;
+    c->one_call = r->one_call;
+    if (r->choice == CHOICE_NAMED) {
+        c->name = r->choice_name;
+    }
+    if (c->calls == CONSTRAIN_CALLS_MUST) {
+        c->kind = CONSTRAINT_NONE; /* a call, whatever the form of other answers */
+        c->schema = NULL;
+    }
+}
+
 static int make_constraint(struct job_spec *out, const struct api_request *r,
                            const struct request_policy *p, bool in_reasoning,
                            struct api_error *e)
@@ -570,17 +593,15 @@ static int make_constraint(struct job_spec *out, const struct api_request *r,
     struct constraint_spec c = {.kind = r->format,
                                 .schema = r->schema,
                                 .strict = r->strict,
-                                .tools = r->tools,
                                 .in_reasoning = in_reasoning};
     const char *param = r->proto == PROTO_RESPONSES  ? "text.format"
                         : r->proto == PROTO_MESSAGES ? "output_config.format"
                                                      : "response_format";
-    if (r->choice == CHOICE_REQUIRED || r->choice == CHOICE_NAMED) {
-        c.kind = r->choice == CHOICE_NAMED ? CONSTRAINT_CALL_NAMED : CONSTRAINT_CALL_ANY;
-        c.name = r->choice_name;
-        param = "tool_choice";
+    constrain_calls(&c, r);
+    if (c.kind == CONSTRAINT_NONE) {
+        param = "tools";
     }
-    if (constraint_make(&out->constraint, &c, p->model->tok, &err) != 0) {
+    if (constraint_make(&out->constraint, p->constraints, &c, &err) != 0) {
         err_prefix(&err, "%s", param);
         return api_fail_err(e, param, &err);
     }

@@ -78,6 +78,7 @@ struct request_policy {
     bool strict_model;       /* other names than the model's are 404 */
     struct slice model_name; /* for strict_model */
     double temperature;      /* default */
+    struct constraint_cache *constraints;
 };
 
 /* Reads a body. Errors: -1 and *e. r is zeroed first and needs request_fini in any case. */

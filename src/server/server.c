@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "server/server_int.h"
 
-enum { REPLAY_BYTES = 64 << 20 };
+enum { REPLAY_BYTES = 64 << 20, CONSTRAINT_BYTES = 128 << 20 };
 
 static void set_defaults(struct server_config *c)
 {
@@ -104,6 +104,10 @@ int server_run(struct server *s, struct model *m, fathom_err *err)
 {
     const struct server_config *c = &s->cfg;
     s->model = m;
+    s->constraints = constraint_cache_new(m->tok, CONSTRAINT_BYTES);
+    if (!s->constraints) {
+        return err_nomem(err, "the server", CONSTRAINT_BYTES);
+    }
     snprintf(s->model_name, sizeof s->model_name, "%s",
              c->model_name ? c->model_name : m->info.name);
     s->policy = (struct request_policy){.model = m,
@@ -114,7 +118,8 @@ int server_run(struct server *s, struct model *m, fathom_err *err)
                                         .special_tokens = c->special_tokens,
                                         .strict_model = c->strict_model,
                                         .model_name = slice_of(s->model_name),
-                                        .temperature = c->temperature};
+                                        .temperature = c->temperature,
+                                        .constraints = s->constraints};
     if (!chat_release_parse(c->release ? c->release : m->info.release, &s->policy.release)) {
         return err_set(err, FATHOM_EFORMAT, "unknown chat release \"%s\"", m->info.release);
     }
@@ -144,6 +149,7 @@ void server_close(struct server *s)
     }
     sched_free(s->sched);
     replay_free(s->replay);
+    constraint_cache_free(s->constraints);
     trace_close(s->trace);
     auth_fini(&s->auth);
     mem_free(s);

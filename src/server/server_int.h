@@ -17,7 +17,8 @@ struct server {
     struct auth auth;
     struct metrics metrics;
     struct replay *replay;
-    struct trace *trace; /* NULL: off */
+    struct constraint_cache *constraints; /* set before ready becomes true */
+    struct trace *trace;                  /* NULL: off */
     char model_name[128];
     int64_t created;
     atomic_int progress; /* of loading, per mille */

@@ -69,10 +69,9 @@ def test_fields_of_chat():
         refused(path, {**chat(), **more}, param=param)
     for number in (b"1e999", b"NaN", b"-Infinity", b"1e99"):
         refused(path, b'{"messages":[{"role":"user","content":"x"}],"temperature":' + number + b"}")
-    # constrained output is refused aloud until it exists
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    refused(path, chat(tools=tools, tool_choice="required"), needle="tool", param="tool_choice")
-    refused(path, chat(response_format={"type": "json_object"}), param="response_format")
+    schema = {"name": "x", "strict": True, "schema": {"not": {"type": "null"}}}
+    refused(path, chat(response_format={"type": "json_schema", "json_schema": schema}), needle="not",
+            param="response_format")
 
 
 def test_accepted_though_unusual():
@@ -105,7 +104,7 @@ def test_fields_of_responses():
             ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
              "input[0].content[0].type", "text only"),
             ({"tool_choice": {"type": "web_search"}, "tools": [{"type": "web_search"}]}, "tool_choice.type", ""),
-            ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}, "text.format", ""),
+            ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}}, "text.format", "type"),
             ({"reasoning": {"effort": "x"}}, "reasoning_effort", ""), ({"max_output_tokens": 0}, "max_output_tokens", "")):
         refused(path, {"model": "m", "input": "hi", **more}, param=param, needle=needle)
     for more in ({"previous_response_id": None}, {"truncation": "disabled"}, {"store": True, "include": ["x"]},

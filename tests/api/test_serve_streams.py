@@ -55,6 +55,8 @@ def responses(case, **more):
 def both(make, case, **more):
     """The streamed and the whole answer to one request, each through its checker."""
     path, body = make(case, **more)
+    if case == "malformed":  # calls of known tools are held to their form
+        del body["tools"]
     whole = server.post(path, body)
     assert whole["model"] == "any/näme"
     if make is chat:

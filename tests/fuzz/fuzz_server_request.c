@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct model model;
 static struct replay *replay;
+static struct constraint_cache *constraints;
 
 static void open_once(void)
 {
@@ -26,6 +27,7 @@ static void open_once(void)
         }
         script_model_init(&model, s);
         replay = replay_new(1 << 16);
+        constraints = constraint_cache_new(t, (size_t)16 << 20);
     }
 }
 
@@ -61,7 +63,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                .image_placeholder = data[0] & 4,
                                .special_tokens = data[0] & 32,
                                .model_name = SLICE("m"),
-                               .temperature = 1};
+                               .temperature = 1,
+                               .constraints = constraints};
     struct slice body = {(const char *)data + 1, size - 1};
     int rc = request_read(&r, (enum protocol)(data[0] & 3), body, &p, &e);
     rc = rc ? rc

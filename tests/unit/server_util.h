@@ -15,6 +15,7 @@ static struct tokenizer *util_tok;
 static struct script *util_script;
 static struct model util_model;
 static struct request_policy util_policy;
+static struct constraint_cache *util_constraints;
 
 static inline int util_open(const char *script, uint32_t max_seq)
 {
@@ -25,13 +26,18 @@ static inline int util_open(const char *script, uint32_t max_seq)
         fail_msg("%s", err.msg);
     }
     script_model_init(&util_model, util_script);
-    util_policy = (struct request_policy){
-        .model = &util_model, .think = "on", .model_name = SLICE("script"), .temperature = 1};
+    util_constraints = constraint_cache_new(util_tok, (size_t)64 << 20);
+    util_policy = (struct request_policy){.model = &util_model,
+                                          .think = "on",
+                                          .model_name = SLICE("script"),
+                                          .temperature = 1,
+                                          .constraints = util_constraints};
     return 0;
 }
 
 static inline void util_close(void)
 {
+    constraint_cache_free(util_constraints);
     script_close(util_script);
     tokenizer_free(util_tok);
 }
