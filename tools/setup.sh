@@ -196,12 +196,13 @@ setup_metal() {
 setup_clients() {
     local dir=build/clients from=tests/clients lost own
     lost=$("$PYTHON" "$from/sandbox.py") && cmp -s "$from/package-lock.json" "$dir/package-lock.json" && return 0
-    if ! { have node && have npm; }; then
-        case "$(uname -s)" in
-        Darwin) (brew_install node) ;;
-        *) have apt-get && (apt_install nodejs npm) ;;
-        esac || { say "Node.js and npm are not to be had"; return 1; }
+    if [ "$(uname -s)" = Darwin ]; then
+        have npm || (brew_install node)
+    elif have apt-get; then
+        # shellcheck disable=SC2046
+        (apt_install $(deb_missing_programs node:nodejs npm:npm git:git))
     fi
+    { have node && have npm && have git; } || { say "Node.js, npm or git is not to be had"; return 1; }
     rm -rf "$dir"
     mkdir -p "$dir" && cp "$from/package.json" "$from/package-lock.json" "$dir" || return 1
     clients_npm npm ||
