@@ -194,20 +194,31 @@ setup_metal() {
 # about 0.7 GB to fetch). Fails with a reason; packages that alone could not be had are named, and
 # their tests are skipped.
 setup_clients() {
-    local dir=build/clients from=tests/clients lost
+    local dir=build/clients from=tests/clients lost own
     lost=$("$PYTHON" "$from/sandbox.py") && cmp -s "$from/package-lock.json" "$dir/package-lock.json" && return 0
-    if ! { have node && have npm; }; then
-        case "$(uname -s)" in
-        Darwin) (brew_install node) ;;
-        *) have apt-get && (apt_install nodejs npm) ;;
-        esac || { say "Node.js and npm are not to be had"; return 1; }
+    if [ "$(uname -s)" = Darwin ]; then
+        have npm || (brew_install node)
+    elif have apt-get; then
+        # shellcheck disable=SC2046
+        (apt_install $(deb_missing_programs node:nodejs npm:npm git:git))
     fi
+    { have node && have npm && have git; } || { say "Node.js, npm or git is not to be had"; return 1; }
     rm -rf "$dir"
     mkdir -p "$dir" && cp "$from/package.json" "$from/package-lock.json" "$dir" || return 1
-    # no scripts of packages are run, and what is optional (every agent) may be missing
-    (cd "$dir" && npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+    clients_npm npm ||
         { rm -f "$dir/package-lock.json"; say "npm cannot install the packages of tests/clients"; return 1; }
-    lost=$("$PYTHON" "$from/sandbox.py") || say "NOT INSTALLED, their tests are skipped: $lost"
+    # npm leaves out what wants a newer Node.js than its own; the pinned one is among the packages
+    if ! lost=$("$PYTHON" "$from/sandbox.py") && own=$(echo "$PWD/$dir"/node_modules/node-linux-*/bin/node) && [ -x "$own" ]; then
+        NODE_PATH=/usr/share/nodejs clients_npm "$own" "$(readlink -f "$(command -v npm)")"
+        lost=$("$PYTHON" "$from/sandbox.py")
+    fi
+    [ -z "$lost" ] || say "NOT INSTALLED, their tests are skipped: $lost"
+}
+
+# clients_npm NPM...: installs by this npm what build/clients/package-lock.json says. No scripts of packages
+# are run, and what is optional (every agent) may be missing afterwards.
+clients_npm() {
+    (cd build/clients && "$@" install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1)
 }
 
 # setup_arm64: cross compiler, emulator and libraries for the preset arm64. Fails with a reason.
