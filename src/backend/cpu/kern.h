@@ -21,7 +21,7 @@ enum cpu_tier {
     CPU_TIER_AVX2 = 2,
     CPU_TIER_AVXVNNI = 4,      /* and the 8-bit dot instructions of 256 bits */
     CPU_TIER_AVX512 = 8,       /* x86-64-v4 */
-    CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI */
+    CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI, GFNI */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
