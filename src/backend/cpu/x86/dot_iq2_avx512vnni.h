@@ -144,12 +144,14 @@ DOT_INLINE struct sums16 sums_iq2_xxs(const void *tables, const uint8_t *w,
     __m512i low = iq2_plane(t->low, index, bit6, bit7);
     __m512i high = iq2_plane(t->high, index, bit6, bit7);
     __m512i seven = _mm512_multishift_epi64_epi8(fields, word);
-    __m512i acc = load64(act->offset);
-    acc = iq2_half(t, acc, low, _mm512_gf2p8affine_epi64_epi8(seven, first, 0), act->q);
-    acc = iq2_half(t, acc, high, _mm512_gf2p8affine_epi64_epi8(seven, last, 0), act->q + 256);
+    /* two chains of four: one of eight would wait longer than the window reaches */
+    __m512i lo = iq2_half(t, load64(act->offset), low,
+                          _mm512_gf2p8affine_epi64_epi8(seven, first, 0), act->q);
+    __m512i hi = iq2_half(t, _mm512_setzero_si512(), high,
+                          _mm512_gf2p8affine_epi64_epi8(seven, last, 0), act->q + 256);
     /* 2 s + 1, s being the top four bits of a word */
     __m512i scale = _mm512_or_si512(_mm512_srli_epi32(word, 27), _mm512_set1_epi32(1));
-    s.i1 = _mm512_mullo_epi32(acc, scale);
+    s.i1 = _mm512_mullo_epi32(_mm512_add_epi32(lo, hi), scale);
     __m512 d = _mm512_castps128_ps512(_mm_cvtph_ps(
         _mm_cvtsi32_si128((int)(load_le16(w) | (uint32_t)load_le16(w + 66) << 16))));
     d = _mm512_permutexvar_ps(_mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 1, 1)), d);
