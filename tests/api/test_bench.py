@@ -117,6 +117,16 @@ def test_synthetic_in_memory():
     assert b["layers"] == 3 and 0 < b["rows"][0]["extrapolated"]["gen_tps"] < b["rows"][0]["gen_tps"]
 
 
+def test_standard():
+    """The standard pair: a computed prompt of 11,709 tokens, and decoding at 32k behind random rows."""
+    if not os.environ.get("FATHOM_TEST_LONG"):
+        return  # ten seconds of a quiet machine
+    rows = list(csv.DictReader(io.StringIO(bench("--standard", "--fill", "--gen", "4", "--csv"))))
+    assert list(rows[0]) == COLUMNS and rows[0]["prefill_tokens"] == "11709"
+    assert [int(r["ctx_tokens"]) for r in rows] == [11709 + 7, 32768]
+    assert 256 <= int(rows[1]["prefill_tokens"]) < 256 + 128 and float(rows[1]["gen_tps"]) > 0
+
+
 def test_refusals(work):
     for needle, args in (
             ("either -m or --synthetic", ["-m", "x", "--synthetic", "flash"]),

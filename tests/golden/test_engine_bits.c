@@ -1,10 +1,10 @@
 /* test_engine_bits.c - the bits of arithmetic class cpu/1 are pinned: a hash over the logits of
  * the golden tiny model (docs/model.md 17) in its forms, equal for every tier of every processor
- * architecture, and there for 1, 2, 3 and 7 threads, steps of 1, 7, 128 and all tokens and 1 to 8
- * sequences. A change of these numbers is a change of the class's name (backend/cpu/cpu.c).
- * What could differ between machines is the C library alone: sin, cos, log1p and exp in double
- * precision, rounded to float or used for routing, where a last-bit difference shows in one of
- * 2^29 values. */
+ * architecture, and there for 1, 2, 3 and 7 threads, steps of 1, 7, 128 and all tokens, without
+ * folds, and 1 to 8 sequences. A change of these numbers is a change of the class's name
+ * (backend/cpu/cpu.c). What could differ between machines is the C library alone: sin, cos,
+ * log1p and exp in double precision, rounded to float or used for routing, where a last-bit
+ * difference shows in one of 2^29 values. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -79,21 +79,28 @@ static void test_bits(void **state)
 
 static const struct way {
     uint32_t threads, chunk;
-} WAYS[] = {{1, 1}, {2, 7}, {3, 128}, {7, N}};
+    const char *debug;
+} WAYS[] = {
+    {1, 1, NULL}, {2, 7, NULL}, {3, 128, NULL}, {7, N, NULL}, {2, 7, "no-folds"},
+};
 
 static void run_ways(const struct golden *m, const struct form *f, uint32_t mask)
 {
     static float logits[N][GOLDEN_V];
     for (size_t i = 0; i < ARRAY_LEN(WAYS); i++) {
         struct golden_run r;
-        struct golden_run_options o = {
-            .sim = f->sim, .t_max = N, .n_threads = WAYS[i].threads, .cpu_mask = mask};
+        struct golden_run_options o = {.sim = f->sim,
+                                       .t_max = N,
+                                       .n_threads = WAYS[i].threads,
+                                       .cpu_mask = mask,
+                                       .debug = WAYS[i].debug};
         golden_run_open(&r, &backend_cpu, m, &o);
         golden_feed(&r, 0, 0, N, WAYS[i].chunk, logits[0]);
         golden_run_close(&r);
         if (hash_floats(logits[0], (size_t)N * GOLDEN_V) != f->hash) {
-            fail_msg("%s, tiers %#x: %u threads and steps of %u tokens give other bits",
-                     f->name, (unsigned)mask, WAYS[i].threads, WAYS[i].chunk);
+            fail_msg("%s, tiers %#x: %u threads and steps of %u tokens (%s) give other bits",
+                     f->name, (unsigned)mask, WAYS[i].threads, WAYS[i].chunk,
+                     WAYS[i].debug ? WAYS[i].debug : "folded");
         }
     }
 }

@@ -571,6 +571,44 @@ static void test_index_scores(void **state)
     }
 }
 
+/* Chunks straight from a weight of floats against the same chunks decoded. */
+static void hc_direct(const struct cpu_kern *k, uint32_t type)
+{
+    enum { HC = 4, M = 26, N = 3, D = N * KERN_CHUNK + 5, FROM = 2 };
+    static float fn[M][HC][D], x[HC][D];
+    static float panel[M][HC][KERN_CHUNK], px[HC][KERN_CHUNK];
+    static unsigned char file[M][HC * D * sizeof(float)];
+    float got[N][M + 1], want[M + 1];
+    struct rng r = {94};
+    fill(&r, fn[0][0], M * HC * D);
+    fill(&r, x[0], HC * D);
+    const size_t bytes = type == QT_F32 ? 4 : 2;
+    for (size_t i = 0; i < (size_t)M * HC * D; i++) {
+        unsigned char *to = file[i / (HC * D)] + i % (HC * D) * bytes;
+        float *v = &fn[0][0][0] + i;
+        if (type == QT_F32) {
+            memcpy(to, v, sizeof *v);
+        } else {
+            uint16_t half = type == QT_F16 ? f32_to_f16(*v) : f32_to_bf16(*v);
+            store_le16(to, half);
+            *v = type == QT_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+        }
+    }
+    k->hc_chunks(type, file[0] + FROM * bytes, sizeof file[0], x[0] + FROM, D, HC, M, N,
+                 got[0]);
+    for (int c = 0; c < N; c++) {
+        const int at = FROM + c * KERN_CHUNK;
+        for (int j = 0; j < HC; j++) {
+            memcpy(px[j], x[j] + at, sizeof px[j]);
+            for (int i = 0; i < M; i++) {
+                memcpy(panel[i][j], fn[i][j] + at, sizeof panel[i][j]);
+            }
+        }
+        k->hc_chunk(panel[0][0], px[0], HC, M, want);
+        same_floats("HC_MIX chunks", want, got[c], M + 1);
+    }
+}
+
 static void test_hyper_connections(void **state)
 {
     (void)state;
@@ -596,6 +634,9 @@ static void test_hyper_connections(void **state)
             float want = halving_tree(c);
             same_floats("HC_MIX chunk", &want, &got[i], 1);
         }
+        hc_direct(&k[t], QT_F32);
+        hc_direct(&k[t], QT_F16);
+        hc_direct(&k[t], QT_BF16);
         k[t].hc_collapse(x[0], KERN_CHUNK, post, HC, 30, flat);
         memcpy(z, x, sizeof z);
         k[t].hc_post(z[0], KERN_CHUNK, post, comb[0], HC, y, 30);

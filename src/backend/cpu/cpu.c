@@ -12,6 +12,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/exec.h"
+#include "base/str.h"
 
 #define ARITH_CLASS "cpu/1"
 
@@ -64,6 +65,7 @@ static int cpu_open(struct device **out, const struct backend_config *cfg, fatho
         return rc;
     }
     dev->n_workers = team_size(dev->team);
+    dev->folds = !(cfg && str_list_has(cfg->debug, "no-folds"));
     *out = dev;
     return 0;
 }

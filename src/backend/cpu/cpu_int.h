@@ -32,6 +32,7 @@ struct device {
     enum cpu_tier tier;
     struct team *team;
     uint32_t n_workers;
+    bool folds; /* the ops of a level run without barriers between them; off: no-folds */
     struct backend_trace trace;
 };
 

@@ -3,8 +3,8 @@
  * Compiling plans scratch, so that a step allocates nothing: private scratch is the largest any
  * op wants, shared scratch of ops that run in one level is disjoint. A step is one parallel
  * region: angles of the positions first, then level by level; ops of one level run without a
- * barrier between them. With tracing on, every op gets a barrier of its own and worker 0
- * reports it.
+ * barrier between them, which --debug no-folds switches off. With tracing on, every op gets a
+ * barrier of its own and worker 0 reports it.
  * Read next: prod.h for the products, then linear.c. */
 #include "backend/cpu/exec.h"
 
@@ -260,7 +260,7 @@ static void walk(void *ctx, uint32_t rank)
     worker_barrier(&w);
     for (uint32_t i = 0; i < p->n_ops; i++) {
         run_op(&w, i);
-        if (i + 1 < p->n_ops && p->ops[i + 1].level != p->ops[i].level) {
+        if (i + 1 < p->n_ops && (!dev->folds || p->ops[i + 1].level != p->ops[i].level)) {
             worker_barrier(&w);
         }
     }

@@ -1,8 +1,9 @@
 /* hc.c - EMBED and the hyper-connections HC_MIX, HC_NORM, HC_HEAD (op.h, model.md 5).
  *
  * HC_MIX is a product with very few rows over the whole residual, cut into chunks of 32 columns
- * whose partial sums HC_NORM adds up: a worker decodes the small panel of its chunk once and
- * runs all tokens through it. HC_NORM then works token by token: the coefficients (a handful of
+ * whose partial sums HC_NORM adds up: with many tokens a worker decodes the small panel of its
+ * chunk once and runs all of them through it, with few it multiplies a range of chunks straight
+ * from the weight. HC_NORM then works token by token: the coefficients (a handful of
  * scalars), the collapsed vector, its norm, and the 8-bit form. Read next: norm.c. */
 #include <math.h>
 #include <string.h>
@@ -36,7 +37,7 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 
 /* ---- HC_MIX ---- */
 
-enum { MIX_AHEAD = 4 }; /* chunks */
+enum { MIX_AHEAD = 4, MIX_RANGE = 8 }; /* chunks */
 
 struct mix_tmp {
     float *row; /* one decoded weight row section of 32 */
@@ -80,25 +81,64 @@ static void load_chunk(const struct worker *w, const struct op_hc_mix *o, struct
     }
 }
 
+static const float *mix_x(const struct worker *w, const struct op_hc_mix *o, uint32_t r)
+{
+    return host_row(&w->e->h, &o->x, o->rows_out ? w->s->out[r] : r);
+}
+
+/* Chunk c of all rows by way of the decoded panel. */
+static void mix_panel(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                      uint32_t c, uint32_t rows)
+{
+    uint32_t d0 = c * KERN_CHUNK, n = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
+    load_chunk(w, o, tmp, d0, n);
+    for (uint32_t r = 0; r < rows; r++) {
+        const float *x = mix_x(w, o, r) + d0;
+        for (uint32_t j = 0; j < o->hc; j++) {
+            memcpy(tmp->x + j * KERN_CHUNK, x + (size_t)j * o->d, n * sizeof *x);
+        }
+        float *out = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)c * (o->m + 1);
+        w->k->hc_chunk(tmp->fn, tmp->x, o->hc, o->m, out);
+    }
+}
+
+/* Chunks [c, c + n) of all rows, all whole, from a weight of floats. */
+static void mix_direct(struct worker *w, const struct op_hc_mix *o, uint32_t c, uint32_t n,
+                       uint32_t rows)
+{
+    const struct op_weight *fn = host_weight(&w->e->h, &o->fn);
+    const size_t d0 = (size_t)c * KERN_CHUNK;
+    const char *from =
+        (const char *)host_mat_row(&w->e->h, &o->fn, 0, 0) + fn->row_bytes / o->fn.cols * d0;
+    for (uint32_t r = 0; r < rows; r++) {
+        float *out = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)c * (o->m + 1);
+        w->k->hc_chunks(fn->type, from, (size_t)fn->row_bytes, mix_x(w, o, r) + d0, o->d, o->hc,
+                        o->m, n, out);
+    }
+}
+
 static void hc_mix_run(struct worker *w, const struct op *op)
 {
     const struct op_hc_mix *o = &op->hc_mix;
     struct carve c = {.base = w->mem};
     struct mix_tmp tmp;
     mix_tmp_take(&tmp, &c, o);
-    uint32_t rows = step_rows(w->s, o->rows_out);
-    struct share sh = share_make(w, 0, rows ? o->nc : 0);
+    uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK, range = 1;
+    if (rows > CPU_FEW || qformat(host_weight(&w->e->h, &o->fn)->type)->cls != QC_FLOAT) {
+        whole = 0;
+    } else { /* about four items a worker */
+        range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
+    }
+    struct share sh = share_make(w, 0, rows ? (o->nc + range - 1) / range : 0);
     for (uint32_t i; share_next(&sh, &i);) {
-        uint32_t d0 = i * KERN_CHUNK, n = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
-        load_chunk(w, o, &tmp, d0, n);
-        for (uint32_t r = 0; r < rows; r++) {
-            const float *x =
-                (const float *)host_row(&w->e->h, &o->x, o->rows_out ? w->s->out[r] : r) + d0;
-            for (uint32_t j = 0; j < o->hc; j++) {
-                memcpy(tmp.x + j * KERN_CHUNK, x + (size_t)j * o->d, n * sizeof *x);
-            }
-            float *out = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)i * (o->m + 1);
-            w->k->hc_chunk(tmp.fn, tmp.x, o->hc, o->m, out);
+        uint32_t at = i * range, end = MIN(at + range, o->nc);
+        if (at < whole) {
+            uint32_t n = MIN(end, whole) - at;
+            mix_direct(w, o, at, n, rows);
+            at += n;
+        }
+        for (; at < end; at++) {
+            mix_panel(w, o, &tmp, at, rows);
         }
     }
 }

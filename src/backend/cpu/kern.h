@@ -21,7 +21,7 @@ enum cpu_tier {
     CPU_TIER_AVX2 = 2,
     CPU_TIER_AVXVNNI = 4,      /* and the 8-bit dot instructions of 256 bits */
     CPU_TIER_AVX512 = 8,       /* x86-64-v4 */
-    CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI */
+    CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI, GFNI */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
@@ -164,6 +164,11 @@ struct cpu_kern {
     /* Chunk of HC_MIX: fn [m][hc][32] and x [hc][32], both with zeros behind the last column;
      * out[0..m] as mixp. */
     void (*hc_chunk)(const float *fn, const float *x, uint32_t hc, uint32_t m, float *out);
+    /* n_chunk whole chunks of one token straight from the weight, type F32, F16 or BF16: fn and
+     * x point to the first column of row and stream 0, streams of both are d columns apart;
+     * out [n_chunk][m + 1]. */
+    void (*hc_chunks)(uint32_t type, const void *fn, size_t row_bytes, const float *x, size_t d,
+                      uint32_t hc, uint32_t m, uint32_t n_chunk, float *out);
     /* y[d] = fma over j of w[j] * x[j * ld + d]. */
     void (*hc_collapse)(const float *x, size_t ld, const float *w, uint32_t hc, size_t n,
                         float *y);

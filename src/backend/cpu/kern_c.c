@@ -31,7 +31,8 @@ uint32_t kern_available(void)
             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vl")) {
             tiers |= CPU_TIER_AVX512;
-            if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")) {
+            if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                __builtin_cpu_supports("gfni")) {
                 tiers |= CPU_TIER_AVX512VNNI;
             }
         }

@@ -147,6 +147,60 @@ static void hc_chunk(const float *fn, const float *x, uint32_t hc, uint32_t m, f
     out[m] = v16_sum(q);
 }
 
+/* Four rows at a time: their lines of all streams lie far from each other, which no hardware
+ * prefetches over a page's end, so those of the next four are asked for meanwhile. */
+static inline void hc_typed(uint32_t type, const char *fn, size_t row_bytes, const float *x,
+                            size_t d, uint32_t hc, uint32_t m, uint32_t n_chunk, float *out)
+{
+    const size_t bytes = type == QT_F32 ? 4 : 2;
+    for (uint32_t i = 0; i < m; i += 4) {
+        const char *row[4];
+        const uint32_t left = m - i < 4 ? m - i : 4;
+        for (uint32_t r = 0; r < 4; r++) {
+            row[r] = fn + (i + (r < left ? r : 0)) * row_bytes;
+        }
+        for (uint32_t c = 0; c < n_chunk; c++) {
+            v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
+            float y[4];
+            for (uint32_t j = 0; j < hc; j++) {
+                const size_t at = j * d + (size_t)c * KERN_CHUNK;
+                v16 lo = v16_load(x + at), hi = v16_load(x + at + 16);
+                UNROLL for (int r = 0; r < 4; r++)
+                {
+                    const char *w = row[r] + at * bytes;
+                    for (size_t b = 0; b < KERN_CHUNK * bytes; b += AHEAD_LINE) {
+                        __builtin_prefetch(w + 4 * row_bytes + b);
+                    }
+                    acc[r] = v16_fma(load_w(type, w, 0), lo, acc[r]);
+                    acc[r] = v16_fma(load_w(type, w, 16), hi, acc[r]);
+                }
+            }
+            v16_sum4(acc, y);
+            memcpy(out + (size_t)c * (m + 1) + i, y, left * sizeof *y);
+        }
+    }
+    for (uint32_t c = 0; c < n_chunk; c++) {
+        v16 q = v16_set1(0);
+        for (uint32_t j = 0; j < 2 * hc; j++) {
+            v16 v = v16_load(x + j / 2 * d + (size_t)c * KERN_CHUNK + 16 * (j % 2));
+            q = v16_fma(v, v, q);
+        }
+        out[(size_t)c * (m + 1) + m] = v16_sum(q);
+    }
+}
+
+static void hc_chunks(uint32_t type, const void *fn, size_t row_bytes, const float *x, size_t d,
+                      uint32_t hc, uint32_t m, uint32_t n_chunk, float *out)
+{
+    if (type == QT_F32) { /* constant types, so that each loop is specialised */
+        hc_typed(QT_F32, fn, row_bytes, x, d, hc, m, n_chunk, out);
+    } else if (type == QT_F16) {
+        hc_typed(QT_F16, fn, row_bytes, x, d, hc, m, n_chunk, out);
+    } else {
+        hc_typed(QT_BF16, fn, row_bytes, x, d, hc, m, n_chunk, out);
+    }
+}
+
 static void hc_collapse(const float *x, size_t ld, const float *w, uint32_t hc, size_t n,
                         float *y)
 {
@@ -222,6 +276,7 @@ void KERN_INIT(struct cpu_kern *k)
         .hadamard = hadamard_vec,
         .fp4_round = fp4_round,
         .hc_chunk = hc_chunk,
+        .hc_chunks = hc_chunks,
         .hc_collapse = hc_collapse,
         .hc_post = hc_post,
         .attn_scores = attn_scores,

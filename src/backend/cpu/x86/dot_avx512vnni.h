@@ -60,9 +60,9 @@ struct lanes16 {
 struct format16 {
     size_t bytes; /* of 16 blocks */
     bool has_min;
-    int offset; /* what codes are stored with, if it is the same for all */
+    int offset; /* what codes are stored with, if it is the same for all; or minus that */
     sums16_fn *sums;
-    void (*order)(const int8_t *q, int8_t *out); /* of 256 activations; NULL: as they are */
+    void (*order)(const int8_t *q, int8_t *out); /* of a step; NULL: as they are */
     const struct lanes16 *lanes;                 /* NULL: lane i is block i */
 };
 
@@ -82,7 +82,7 @@ DOT_INLINE void chunk_make(struct chunk *c, const struct format16 *f, const stru
     memset(c->sum + n / 16, 0, (pad - n) / 16 * sizeof *c->sum);
     memcpy(c->d, x->d + k / 32, n / 32 * sizeof *c->d);
     memset(c->d + n / 32, 0, (pad - n) / 32 * sizeof *c->d);
-    for (size_t i = 0; f->order && i < pad; i += 256) {
+    for (size_t i = 0; f->order && i < pad; i += STEP_COLS) {
         f->order(c->q + i, c->q + i);
     }
     for (size_t b = 0; b < pad / 32; b += STEP_BLOCKS) {
@@ -260,7 +260,8 @@ DOT_INLINE __m512 scale_of_two(const uint8_t *a, const uint8_t *b)
 /* Neighbouring f16 d and m at a and b. */
 DOT_INLINE void scales_of_two(const uint8_t *a, const uint8_t *b, struct sums16 *s)
 {
-    __m128i four = _mm_insert_epi32(_mm_cvtsi32_si128((int)load_le32(a)), (int)load_le32(b), 1);
+    /* joined outside the vector ports */
+    __m128i four = _mm_cvtsi64_si128((long long)(load_le32(a) | (uint64_t)load_le32(b) << 32));
     __m512 f = _mm512_castps128_ps512(_mm_cvtph_ps(four));
     s->d = _mm512_permutexvar_ps(
         _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2), f);

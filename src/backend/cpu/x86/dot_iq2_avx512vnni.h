@@ -2,13 +2,13 @@
  *
  * The grid's 256 vectors of 8 levels are held as 2-bit codes: one plane with the codes of
  * elements 0 to 3 of every entry in a byte, one with 4 to 7, four registers each. Byte permutes
- * of 64 entries, masked by the two upper bits, look up the 64 indices of two blocks of 256. Both
- * planes interleaved give qwords with the codes of a group of 32: bits 2j, 2j + 1 of byte
- * 2k + h are those of element 4h + j of sub-vector k. The sign bytes, spread to the same
- * bytes, have that element's sign in bit j. So shift j of both, joined in three bits, makes a
- * vector of elements 4i + j, one permute turns that into 128 +- level, four of them add up in
- * one accumulator, and only neighbouring dwords remain to be joined. Nothing leaves its 128
- * bits on the way (lanes_iq2 is where the blocks end up). */
+ * of 64 entries, masked by the two upper bits, look up the 64 indices of two blocks of 256: byte
+ * 4i + k is then sub-vector k of group i, bits 2j, 2j + 1 the code of its element j or 4 + j.
+ * The 7-bit sign field of a sub-vector becomes eight signs, the last one the parity of the
+ * others, and lands where it is wanted by one product with a bit matrix. Two signs put over two
+ * codes make an index from which two permutes, with tables for either pair of bits, give
+ * 128 +- level of two elements. A dword never holds anything but its own group, so all eight
+ * products add up in one accumulator and nothing is left to be joined. */
 #ifndef CPU_DOT_IQ2_AVX512VNNI_H
 #define CPU_DOT_IQ2_AVX512VNNI_H
 
@@ -19,7 +19,8 @@
 
 struct iq2_tables {
     __m512i low[4], high[4]; /* codes of elements 0..3 and 4..7 of the entries */
-    __m512i signs[2], level;
+    __m512i signs[2], level; /* of the panels */
+    __m512i first, second;   /* 128 +- level: code in bits 0, 1 and sign in 4; 2, 3 and 5 */
 };
 
 static struct iq2_tables iq2_tables;
@@ -27,8 +28,9 @@ static struct iq2_tables iq2_tables;
 /* Levels 8, 25, 43 are 0, 1, 2 in their upper nibbles. */
 static void iq2_tables_make(void)
 {
+    static const uint8_t level[4] = {8, 25, 43, 0};
     struct iq2_tables *t = &iq2_tables;
-    uint8_t plane[2][256];
+    uint8_t plane[2][256], first[64], second[64];
     for (size_t i = 0; i < 256; i += 8) {
         __m512i v = load64(quant_grid_iq2_xxs[i]);
         v = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(3));
@@ -42,6 +44,13 @@ static void iq2_tables_make(void)
         t->low[i] = load64(plane[0] + 64 * i);
         t->high[i] = load64(plane[1] + 64 * i);
     }
+    for (unsigned i = 0; i < 64; i++) {
+        uint8_t one = level[i & 3], two = level[i >> 2 & 3];
+        first[i] = (uint8_t)(i & 16 ? 128 - one : 128 + one);
+        second[i] = (uint8_t)(i & 32 ? 128 - two : 128 + two);
+    }
+    t->first = load64(first);
+    t->second = load64(second);
     t->signs[0] = load64(quant_signs7);
     t->signs[1] = load64(quant_signs7 + 64);
     /* bits 0, 1: code; bit 2: minus; repeated, since the permute reads six bits */
@@ -63,45 +72,49 @@ static const struct lanes16 lanes_iq2 = {
     .block = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15},
     .lane = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15}};
 
-/* Of 256 activations: vector j gets elements 4i + j; byte i of qword g is of group g. */
+/* Vector e gets element e of all sub-vectors: byte 4i + k that of sub-vector k of the group in
+ * lane i. */
 static void order_iq2_xxs(const int8_t *q, int8_t *out)
 {
-    const __m512i bytes = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    /* dwords of 16 elements each: the j-th of all to vector j */
-    const __m512i lo =
-        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-    const __m512i hi = _mm512_add_epi32(lo, _mm512_set1_epi32(2));
-    __m512i v[4];
-    for (size_t i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_epi8(load64(q + 64 * i), bytes);
+    /* of two groups: a qword for each element */
+    const __m512i take = _mm512_set_epi64(
+        0x3F372F271F170F07, 0x3E362E261E160E06, 0x3D352D251D150D05, 0x3C342C241C140C04,
+        0x3B332B231B130B03, 0x3A322A221A120A02, 0x3931292119110901, 0x3830282018100800);
+    __m512i v[8], odd[4], even[4];
+    for (int i = 0; i < 8; i++) { /* the blocks of 256 alternate */
+        v[i] = _mm512_permutexvar_epi8(take, load64(q + 256 * (i % 2) + 64 * (i / 2)));
     }
-    __m512i a01 = _mm512_permutex2var_epi32(v[0], lo, v[1]);
-    __m512i b01 = _mm512_permutex2var_epi32(v[2], lo, v[3]);
-    __m512i a23 = _mm512_permutex2var_epi32(v[0], hi, v[1]);
-    __m512i b23 = _mm512_permutex2var_epi32(v[2], hi, v[3]);
-    _mm512_store_si512(out, _mm512_shuffle_i64x2(a01, b01, 0x44));
-    _mm512_store_si512(out + 64, _mm512_shuffle_i64x2(a01, b01, 0xEE));
-    _mm512_store_si512(out + 128, _mm512_shuffle_i64x2(a23, b23, 0x44));
-    _mm512_store_si512(out + 192, _mm512_shuffle_i64x2(a23, b23, 0xEE));
+    for (int i = 0; i < 4; i++) { /* lane l: element 2l, or 2l + 1 */
+        even[i] = _mm512_unpacklo_epi64(v[2 * i], v[2 * i + 1]);
+        odd[i] = _mm512_unpackhi_epi64(v[2 * i], v[2 * i + 1]);
+    }
+    for (int h = 0; h < 2; h++) {
+        const __m512i *t = h ? odd : even;
+        __m512i a01 = _mm512_shuffle_i64x2(t[0], t[1], 0x44);
+        __m512i a23 = _mm512_shuffle_i64x2(t[0], t[1], 0xEE);
+        __m512i b01 = _mm512_shuffle_i64x2(t[2], t[3], 0x44);
+        __m512i b23 = _mm512_shuffle_i64x2(t[2], t[3], 0xEE);
+        int8_t *to = out + (size_t)64 * (size_t)h;
+        _mm512_store_si512(to, _mm512_shuffle_i64x2(a01, b01, 0x88));
+        _mm512_store_si512(to + 128, _mm512_shuffle_i64x2(a01, b01, 0xDD));
+        _mm512_store_si512(to + 256, _mm512_shuffle_i64x2(a23, b23, 0x88));
+        _mm512_store_si512(to + 384, _mm512_shuffle_i64x2(a23, b23, 0xDD));
+    }
 }
 
-/* Sums of one block of 256, two dwords a group. codes: qwords as above; signs: words whose low
- * byte is the sign byte of a sub-vector and whose high byte is that shifted by four. */
-DOT_INLINE __m512i iq2_block(const struct iq2_tables *t, __m512i codes, __m512i signs,
-                             const int8_t *q)
+/* acc + the products of four elements of all sub-vectors. codes: as looked up; signs: in the
+ * upper nibbles. */
+DOT_INLINE __m512i iq2_half(const struct iq2_tables *t, __m512i acc, __m512i codes,
+                            __m512i signs, const int8_t *q)
 {
-    const __m512i minus = _mm512_set1_epi8(4); /* a ? b : c */
-    __m512i c0 = _mm512_ternarylogic_epi64(minus, _mm512_slli_epi64(signs, 2), codes, 0xCA);
-    __m512i c1 = _mm512_ternarylogic_epi64(minus, _mm512_slli_epi64(signs, 1),
-                                           _mm512_srli_epi64(codes, 2), 0xCA);
-    __m512i c2 = _mm512_ternarylogic_epi64(minus, signs, _mm512_srli_epi64(codes, 4), 0xCA);
-    __m512i c3 = _mm512_ternarylogic_epi64(minus, _mm512_srli_epi64(signs, 1),
-                                           _mm512_srli_epi64(codes, 6), 0xCA);
-    __m512i acc = dot4(_mm512_permutexvar_epi8(c0, t->level), q);
-    acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c1, t->level), load64(q + 64));
-    acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c2, t->level), load64(q + 128));
-    return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c3, t->level), load64(q + 192));
+    const __m512i over = _mm512_set1_epi8(0x30); /* a ? b : c */
+    __m512i c01 = _mm512_ternarylogic_epi64(over, signs, codes, 0xCA);
+    __m512i c23 = _mm512_ternarylogic_epi64(over, _mm512_srli_epi16(signs, 2),
+                                            _mm512_srli_epi16(codes, 4), 0xCA);
+    acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c01, t->first), load64(q));
+    acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c01, t->second), load64(q + 64));
+    acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c23, t->first), load64(q + 128));
+    return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(c23, t->second), load64(q + 192));
 }
 
 /* 64 entries of 256. */
@@ -119,26 +132,26 @@ DOT_INLINE struct sums16 sums_iq2_xxs(const void *tables, const uint8_t *w,
                                       const struct act16 *act)
 {
     const struct iq2_tables *t = tables;
-    /* fields of seven bits; the table reads no more */
+    /* fields of seven bits; the matrices read no more */
     const __m512i fields = _mm512_set1_epi64(0x352E2720150E0700);
+    /* row 7 - i makes bit i: bits 4 to 7 are signs 0 to 3; signs 4 to 6 and the parity */
+    const __m512i first = _mm512_set1_epi64(0x01020408), last = _mm512_set1_epi64(0x1020407F);
     struct sums16 s;
     __m512i a = load64(w + 2), b = load64(w + 68);
     __m512i index = shuffle_dwords(a, b, 0x88), word = shuffle_dwords(a, b, 0xDD);
     __mmask64 bit7 = _mm512_movepi8_mask(index);
-    __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
+    __mmask64 bit6 = _mm512_test_epi8_mask(index, _mm512_set1_epi8(0x40));
     __m512i low = iq2_plane(t->low, index, bit6, bit7);
     __m512i high = iq2_plane(t->high, index, bit6, bit7);
-    __m512i signs = _mm512_permutex2var_epi8(
-        t->signs[0], _mm512_multishift_epi64_epi8(fields, word), t->signs[1]);
-    __m512i upper = _mm512_srli_epi64(signs, 4);
-    __m512i pa = iq2_block(t, _mm512_unpacklo_epi8(low, high),
-                           _mm512_unpacklo_epi8(signs, upper), act->q);
-    __m512i pb = iq2_block(t, _mm512_unpackhi_epi8(low, high),
-                           _mm512_unpackhi_epi8(signs, upper), act->q + 256);
-    __m512i all = _mm512_add_epi32(shuffle_dwords(pa, pb, 0x88), shuffle_dwords(pa, pb, 0xDD));
+    __m512i seven = _mm512_multishift_epi64_epi8(fields, word);
+    /* two chains of four: one of eight would wait longer than the window reaches */
+    __m512i lo = iq2_half(t, load64(act->offset), low,
+                          _mm512_gf2p8affine_epi64_epi8(seven, first, 0), act->q);
+    __m512i hi = iq2_half(t, _mm512_setzero_si512(), high,
+                          _mm512_gf2p8affine_epi64_epi8(seven, last, 0), act->q + 256);
     /* 2 s + 1, s being the top four bits of a word */
     __m512i scale = _mm512_or_si512(_mm512_srli_epi32(word, 27), _mm512_set1_epi32(1));
-    s.i1 = _mm512_mullo_epi32(_mm512_sub_epi32(all, load64(act->offset)), scale);
+    s.i1 = _mm512_mullo_epi32(_mm512_add_epi32(lo, hi), scale);
     __m512 d = _mm512_castps128_ps512(_mm_cvtph_ps(
         _mm_cvtsi32_si128((int)(load_le16(w) | (uint32_t)load_le16(w + 66) << 16))));
     d = _mm512_permutexvar_ps(_mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 1, 1)), d);
@@ -151,7 +164,7 @@ static void rows_iq2_xxs(const void *w, size_t row_bytes, uint32_t n_row,
                          size_t out_ld)
 {
     static const struct format16 f = {.bytes = 132,
-                                      .offset = 128,
+                                      .offset = -128,
                                       .sums = sums_iq2_xxs,
                                       .order = order_iq2_xxs,
                                       .lanes = &lanes_iq2};

@@ -18,11 +18,13 @@ DOT_INLINE __m512i quarter_odd(__m512i sums)
  * and of block 4 + s. */
 static void order_q2_k(const int8_t *q, int8_t *out)
 {
-    __m512i a = load64(q), b = load64(q + 64), c = load64(q + 128), d = load64(q + 192);
-    _mm512_store_si512(out, _mm512_shuffle_i64x2(a, c, 0x44));
-    _mm512_store_si512(out + 64, _mm512_shuffle_i64x2(a, c, 0xEE));
-    _mm512_store_si512(out + 128, _mm512_shuffle_i64x2(b, d, 0x44));
-    _mm512_store_si512(out + 192, _mm512_shuffle_i64x2(b, d, 0xEE));
+    for (int i = 0; i < STEP_COLS; i += 256, q += 256, out += 256) {
+        __m512i a = load64(q), b = load64(q + 64), c = load64(q + 128), d = load64(q + 192);
+        _mm512_store_si512(out, _mm512_shuffle_i64x2(a, c, 0x44));
+        _mm512_store_si512(out + 64, _mm512_shuffle_i64x2(a, c, 0xEE));
+        _mm512_store_si512(out + 128, _mm512_shuffle_i64x2(b, d, 0x44));
+        _mm512_store_si512(out + 192, _mm512_shuffle_i64x2(b, d, 0xEE));
+    }
 }
 
 /* Dword s of 128-bit lane l: 16 elements of block s or 4 + s, times their scale. */

@@ -1,4 +1,4 @@
-/* kern_avx512vnni.c - the tier of processors that have VNNI and VBMI beside x86-64-v4: the
+/* kern_avx512vnni.c - the tier of processors that have VNNI, VBMI and GFNI beside x86-64-v4: the
  * kernels of the avx512 tier, and products of the block formats with 8-bit dot instructions and
  * byte permutes: row by row and packed. Read next: dot_avx512vnni.h.
  */

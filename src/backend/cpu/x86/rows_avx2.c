@@ -1,6 +1,11 @@
-/* rows_avx2.c - decode products of block formats straight from the file's bytes, and their
- * decoding for packed ones, for AVX2: entries of the tables of the tiers from avx2 on. Read
+/* rows_avx2.c - decode products of block formats straight from the file's bytes
+ * for AVX2: entries of the tables of the tiers from avx2 on. Read
  * next: dot_avx2.h. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 #include "backend/cpu/x86/dot_iq2_avx2.h"
 #include "backend/cpu/x86/dot_k_avx2.h"
 
