@@ -6,7 +6,8 @@
  * first-level cache while all tiles of a batch of tokens meet them; each tile has a stack for
  * the lanes that wait until the tree joins them. Dot instructions of x86 want unsigned weights:
  * codes are stored with W_BIAS added, and sums start at what that adds too much, so that the
- * bias costs nothing; codes of formats with minima are unsigned as they are. Read next: prod.c, the caller. */
+ * bias costs nothing; codes of formats with minima are unsigned as they are. Read next: prod.c,
+ * the caller. */
 #ifndef CPU_KERN_TILE_H
 #define CPU_KERN_TILE_H
 
@@ -38,8 +39,8 @@ static inline v16 i16_as_f32(i16 a)
  * because that has it (there, a subtraction is the conversion). */
 TILE_INLINE bool sums_as_f32(struct panel_kind kind)
 {
-    return AS_F32 &&
-           (kind.form == PANEL_SCALED || (kind.form == PANEL_PLAIN && !kind.has_min && W_BIAS));
+    return AS_F32 && (kind.form == PANEL_SCALED ||
+                      (kind.form == PANEL_PLAIN && !kind.has_min && W_BIAS != 0));
 }
 
 /* ---- tokens ---- */
