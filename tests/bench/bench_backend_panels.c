@@ -18,7 +18,7 @@
 #include "quant/act.h"
 #include "quant/formats.h"
 
-enum { MAX_TOK = 512, PASSES = 30 };
+enum { MAX_TOK = 256, PASSES = 30 };
 
 struct bench {
     struct cpu_kern k;
@@ -103,6 +103,7 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
         }
         double t1 = clock_now();
         b->x.stride = n_tok + PACK_PAD;
+        b->x.turned = b->k.turned[type];
         b->k.pack_tokens_a8(b->t, n_tok, b->cols, &b->x);
         double t2 = clock_now();
         for (uint32_t i = 0; i < repeat; i++) {
@@ -127,7 +128,7 @@ int main(int argc, char **argv)
 {
     static const uint32_t types[] = {QT_Q8_0,  QT_Q2_K, QT_IQ2_XXS, QT_Q4_K,
                                      QT_MXFP4, QT_Q6_K, QT_Q5_K};
-    static const uint32_t tokens[] = {12, 48, 512};
+    static const uint32_t tokens[] = {12, 48, 256};
     struct bench b = {.cols = argc > 1 ? (uint32_t)atoi(argv[1]) : 4096};
     uint32_t mask = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
     if (b.cols == 0 || b.cols % 256 != 0) {

@@ -323,8 +323,12 @@ static void packed_products(const struct cpu_kern *k, uint32_t type, const void 
 {
     static struct pack_w panel[2][MAX_N / 32];
     static struct tokens t;
-    struct pack_x px = {
-        .stride = n_tok + PACK_PAD, .q = t.q, .d = t.d, .bias = t.bias, .sum = t.sum};
+    struct pack_x px = {.stride = n_tok + PACK_PAD,
+                        .turned = k->turned[type],
+                        .q = t.q,
+                        .d = t.d,
+                        .bias = t.bias,
+                        .sum = t.sum};
     assert_true(n_tok <= MAX_TOK);
     k->pack_panel(type, w, row_bytes, 16, n, panel[0]);
     k->pack_panel(type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n, panel[1]);
@@ -392,6 +396,9 @@ static void test_products_a8(void **state)
                 check_a8(&k[tier], &r, type, big ? 768 : 544, what, 11);
                 check_a8(&k[tier], &r, type, 1024, what, 7);
                 check_a8(&k[tier], &r, type, big ? 4096 + 256 : 4096 + 32, what, 2);
+            }
+            for (uint32_t n_tok = 1; n_tok <= 26; n_tok++) {
+                check_a8(&k[tier], &r, type, big ? 768 : 544, RANDOM_FINITE, n_tok);
             }
         }
     }

@@ -50,6 +50,7 @@ struct pack_w {                  /* one block of 16 rows; which fields count: ke
 };
 struct pack_x {       /* tokens of a gathering; planes [block][stride] */
     uint32_t stride;  /* at least PACK_PAD more than there are tokens */
+    bool turned;      /* as cpu_kern.turned of the format that they meet */
     unsigned char *q; /* codes, at most 64 bytes each, in the form of the tier */
     float *d;
     int32_t *bias; /* what the sums of a block start at */
@@ -133,6 +134,9 @@ struct cpu_kern {
     /* n_tok tokens into the planes of x; the places behind them repeat the last. */
     void (*pack_tokens_a8)(const struct act_codes *t, uint32_t n_tok, size_t n,
                            const struct pack_x *x);
+    /* Panels of these formats have elements g, 8 + g, 16 + g, 24 + g of a block in group g, not
+     * 4g to 4g + 3. */
+    bool turned[QT_COUNT];
     /* out[t][r] for two panels (32 rows) and one tile (8 tokens). */
     void (*tile_f32)(const float *lo, const float *hi, const float *x, size_t n,
                      float out[KERN_TOKENS][KERN_ROWS]);

@@ -26,7 +26,7 @@
 enum panel_form { PANEL_PLAIN, PANEL_SCALED, PANEL_HALVES };
 struct panel_kind {
     enum panel_form form;
-    bool has_min;
+    bool has_min; /* then no code is negative, and none gets a bias */
 };
 
 static inline struct panel_kind panel_kind(uint32_t type)
@@ -89,7 +89,7 @@ static void panel_any(uint32_t type, const void *w, size_t row_bytes, uint32_t n
             quant_unpack32(type, (const char *)w + from * row_bytes, b, &u);
             for (int i = 0; i < 32; i++) {
                 int s = kind.form == PANEL_PLAIN ? sign * u.s[i / 16] : 1;
-                to->q[i / 4][r][i % 4] = (uint8_t)(s * u.v[i] + W_BIAS);
+                to->q[i / 4][r][i % 4] = (uint8_t)(s * u.v[i] + (kind.has_min ? 0 : W_BIAS));
             }
             to->d[r] = (float)sign * u.d;
             to->m[r] = -u.m;
@@ -112,7 +112,7 @@ static inline void put_codes(struct pack_w *to, int group, i16 codes)
 {
     i16_store(to->q[group], i16_xor(codes, bytes_set1(W_BIAS)));
 }
-/* Codes that have the bias. */
+/* Codes that have the bias, or want none (panel_kind: has_min). */
 static inline void put_biased(struct pack_w *to, int group, i16 codes)
 {
     i16_store(to->q[group], codes);
@@ -268,7 +268,7 @@ static void panel_q2_k(const char *w, size_t row_bytes, size_t n, struct pack_w 
                 s1 = pair(s1, s1);
                 UNROLL for (int k = 0; k < 8; k++)
                 {
-                    put_codes(to, k, i16_mul16(bits(q[k], 2 * j, 3), k < 4 ? s0 : s1));
+                    put_biased(to, k, i16_mul16(bits(q[k], 2 * j, 3), k < 4 ? s0 : s1));
                 }
                 put_d_m(to, d, m);
                 i16_store(to->mc,
@@ -323,7 +323,7 @@ static inline void panel_k45(const char *w, size_t row_bytes, size_t n, bool fiv
                     if (five) {
                         v = i16_or(v, i16_sll(bits(high[k], g, 1), 4));
                     }
-                    put_codes(to, k, v);
+                    put_biased(to, k, v);
                 }
                 put_d_m(to, d, m);
                 v16_store(to->s[0], i16_to_f32(s));

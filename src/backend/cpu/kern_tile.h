@@ -6,7 +6,8 @@
  * first-level cache while all tiles of a batch of tokens meet them; each tile has a stack for
  * the lanes that wait until the tree joins them. Dot instructions of x86 want unsigned weights:
  * codes are stored with W_BIAS added, and sums start at what that adds too much, so that the
- * bias costs nothing. Read next: prod.c, the caller. */
+ * bias costs nothing; codes of formats with minima are unsigned as they are. Read next: prod.c,
+ * the caller. */
 #ifndef CPU_KERN_TILE_H
 #define CPU_KERN_TILE_H
 
@@ -18,6 +19,29 @@ _Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 6, "tile_lane_any");
 
 /* One copy of the code for every kind of panel and width of tile: these are constants. */
 #define TILE_INLINE static inline __attribute__((always_inline))
+
+/* The sums of whole blocks may start at the bits of 1.5 * 2^23: then they are floats, AS_F32_ONE
+ * + S exactly (|S| < 2^22), and s * S of SCALED panels is one fma, also exact (panel_form),
+ * instead of a conversion and a product. */
+#if defined(V16_AS_F32) && !defined(TILE_SUMS)
+#define AS_F32 1
+#else
+#define AS_F32 0
+static inline v16 i16_as_f32(i16 a)
+{
+    return i16_to_f32(a); /* never called */
+}
+#endif
+#define AS_F32_BITS (AS_F32 ? 0x4B400000 : 0)
+#define AS_F32_ONE 12582912.0f
+
+/* Blocks of this kind start so: all that are SCALED, and PLAIN ones with the bias of a token,
+ * because that has it (there, a subtraction is the conversion). */
+TILE_INLINE bool sums_as_f32(struct panel_kind kind)
+{
+    return AS_F32 && (kind.form == PANEL_SCALED ||
+                      (kind.form == PANEL_PLAIN && !kind.has_min && W_BIAS != 0));
+}
 
 /* ---- tokens ---- */
 
@@ -37,7 +61,7 @@ static void pack_tokens_a8(const struct act_codes *t, uint32_t n_tok, size_t n,
             x->d[at] = a->d[b];
             memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
             if (W_BIAS) {
-                x->bias[at] = -W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+                x->bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
             }
         }
     }
@@ -56,14 +80,15 @@ struct tile_at {
 
 #ifndef TILE_SUMS
 /* Sums of the groups of four elements [g0, g1) of n_tok tokens: of the block or of a half. */
-TILE_INLINE void tile_sums(const struct tile_at *at, int g0, int g1, int n_tok,
-                           i16 sum[V16_PANELS][TILE_TOKENS])
+TILE_INLINE void tile_sums(struct panel_kind kind, const struct tile_at *at, int g0, int g1,
+                           int n_tok, i16 sum[V16_PANELS][TILE_TOKENS])
 {
     UNROLL for (int p = 0; p < V16_PANELS; p++)
     {
         UNROLL for (int t = 0; t < n_tok; t++)
         {
-            sum[p][t] = W_BIAS == 0    ? i16_zero()
+            sum[p][t] = W_BIAS == 0 || kind.has_min
+                            ? i16_set1(sums_as_f32(kind) ? AS_F32_BITS : 0)
                         : g1 - g0 == 8 ? i16_set1(at->bias[t])
                                        : i16_set1(-W_BIAS * at->sum[t][g0 / 4]);
         }
@@ -95,7 +120,7 @@ TILE_INLINE void tile_block(struct panel_kind kind, const struct tile_at *at, in
     v16 i1[V16_PANELS][TILE_TOKENS];
     i16 sum[V16_PANELS][TILE_TOKENS];
     if (kind.form == PANEL_HALVES) {
-        TILE_SUMS(at, 0, 4, n_tok, sum);
+        TILE_SUMS(kind, at, 0, 4, n_tok, sum);
         UNROLL for (int p = 0; p < V16_PANELS; p++)
         {
             v16 s = v16_load(at->w[p]->s[0]);
@@ -104,21 +129,27 @@ TILE_INLINE void tile_block(struct panel_kind kind, const struct tile_at *at, in
                 i1[p][t] = v16_mul(s, i16_to_f32(sum[p][t]));
             }
         }
-        TILE_SUMS(at, 4, 8, n_tok, sum);
+        TILE_SUMS(kind, at, 4, 8, n_tok, sum);
     } else {
-        TILE_SUMS(at, 0, 8, n_tok, sum);
+        TILE_SUMS(kind, at, 0, 8, n_tok, sum);
     }
     UNROLL for (int p = 0; p < V16_PANELS; p++)
     {
         const struct pack_w *w = at->w[p];
         v16 d = v16_load(w->d), m = v16_load(w->m);
         v16 s = v16_load(w->s[kind.form == PANEL_HALVES]);
+        const bool as_f32 = sums_as_f32(kind);
+        const v16 one = v16_set1(-AS_F32_ONE);
+        const v16 less = as_f32 && kind.form == PANEL_SCALED ? v16_mul(s, one) : one;
         UNROLL for (int t = 0; t < n_tok; t++)
         {
-            v16 da = v16_set1(at->d[t]), f = i16_to_f32(sum[p][t]);
-            f = kind.form == PANEL_SCALED   ? v16_mul(s, f)
-                : kind.form == PANEL_HALVES ? v16_fma(s, f, i1[p][t])
-                                            : f;
+            v16 da = v16_set1(at->d[t]);
+            v16 f = as_f32 ? i16_as_f32(sum[p][t]) : i16_to_f32(sum[p][t]);
+            f = as_f32 && kind.form == PANEL_SCALED ? v16_fma(s, f, less)
+                : as_f32                            ? v16_add(f, less)
+                : kind.form == PANEL_SCALED         ? v16_mul(s, f)
+                : kind.form == PANEL_HALVES         ? v16_fma(s, f, i1[p][t])
+                                                    : f;
             acc[p][t] = v16_fma(v16_mul(d, da), f, acc[p][t]);
             if (kind.has_min) {
                 i16 i2 = i16_madd(i16_zero(), w->mc[0], at->sum[t]);

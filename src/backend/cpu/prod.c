@@ -97,17 +97,21 @@ static void pack_tokens(struct prod_x *px, uint32_t form, uint32_t cols, uint32_
         }
     } else {
         tmp->tiles_a8.stride = px->n + PACK_PAD;
+        tmp->tiles_a8.turned = px->turned;
         k->pack_tokens_a8(tmp->rows_a8, px->n, cols, &tmp->tiles_a8);
     }
 }
 
-/* Makes the form's pointers (and tiles) for these columns, unless they are there. */
-static void need_tokens(struct prod_x *px, uint32_t form, uint32_t col0, uint32_t cols)
+/* Makes the form's pointers (and tiles) for these columns, unless they are there. turned: see
+ * cpu_kern; matrices that take turns with the same tokens are of one format in every recipe. */
+static void need_tokens(struct prod_x *px, uint32_t form, uint32_t col0, uint32_t cols,
+                        bool turned)
 {
-    if (px->ready[form] && px->col0[form] == col0 && px->cols[form] == cols) {
+    bool packed = px->n > CPU_FEW, same = form == FORM_F32 || !packed || px->turned == turned;
+    if (px->ready[form] && px->col0[form] == col0 && px->cols[form] == cols && same) {
         return;
     }
-    bool packed = px->n > CPU_FEW;
+    px->turned = form == FORM_A8 ? turned : px->turned;
     uint32_t pad = packed ? pad_tok(px->n) : px->n;
     if (form == FORM_F32) {
         gather_f32(px, col0, pad);
@@ -209,7 +213,7 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
     assert(n_row <= KERN_ROWS && r0 + n_row <= m->rows);
     r.next.p = (const char *)r.base + n_row * r.row_bytes;
     r.next.bytes = MIN(m->rows - r0 - n_row, n_row) * r.row_bytes;
-    need_tokens(px, m->act, col0, m->cols);
+    need_tokens(px, m->act, col0, m->cols, px->w->k->turned[r.type]);
     bool packed = px->n > CPU_FEW;
     if (m->act == FORM_F32) {
         (packed ? many_f32 : few_f32)(px, &r, out);

@@ -39,6 +39,7 @@ struct prod_x {
     uint32_t n;
     bool ready[2]; /* per form: pointers made, tiles packed (for these columns) */
     uint32_t col0[2], cols[2];
+    bool turned;         /* the A8 tiles (cpu_kern) */
     const uint32_t *row; /* [n] rows of the operands; NULL: row0, row0 + 1, ... */
     uint32_t row0;
 };

@@ -5,7 +5,7 @@
 
 struct tile_at;
 static void sums_i8mm(const struct tile_at *at, int g0, int g1, i16 sum[1][TILE_TOKENS]);
-#define TILE_SUMS(at, g0, g1, n_tok, sum) sums_i8mm(at, g0, g1, sum)
+#define TILE_SUMS(kind, at, g0, g1, n_tok, sum) sums_i8mm(at, g0, g1, sum)
 #include "backend/cpu/kern.h"
 static void common_init(struct cpu_kern *k);
 #define KERN_NAME "i8mm"

@@ -18,7 +18,8 @@ void kern_init_avx512vnni(struct cpu_kern *k)
 {
     k->name = "avx512vnni";
     k->pack_panel = pack_panel_vbmi;
-    k->pack_tokens_a8 = pack_tokens_a8;
+    k->pack_tokens_a8 = pack_tokens_vbmi;
+    k->turned[QT_IQ2_XXS] = true;
     k->tiles_a8 = tiles_a8;
     k->rows_a8[QT_Q8_0] = rows_q8_0;
     k->rows_a8[QT_Q2_K] = rows_q2_k;

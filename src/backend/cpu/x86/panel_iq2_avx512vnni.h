@@ -5,46 +5,75 @@
 
 #include "backend/cpu/x86/dot_iq2_avx512vnni.h"
 
-/* A control of vpmultishiftqb: byte i of each dword takes eight bits from bit `from` + i * step
- * of the same dword on. */
-DOT_INLINE __m512i dword_steps(int from, int step)
+/* A control of vpmultishiftqb: byte i of each dword takes eight bits from bit `step` * i of the
+ * same dword on. */
+DOT_INLINE __m512i dword_steps(int step)
 {
     uint64_t c = 0;
     for (int i = 0; i < 4; i++) {
-        c |= (uint64_t)((from + step * i) & 63) << 8 * i;
-        c |= (uint64_t)((32 + from + step * i) & 63) << (32 + 8 * i);
+        c |= (uint64_t)(step * i) << 8 * i | (uint64_t)(32 + step * i) << (32 + 8 * i);
     }
     return _mm512_set1_epi64((long long)c);
 }
 
+/* 128 +- level (W_BIAS) of a code at bit `code` and a sign at bit `sign` of six. */
+static __m512i iq2_levels(unsigned code, unsigned sign)
+{
+    static const uint8_t level[3] = {8, 25, 43};
+    uint8_t v[64];
+    for (unsigned i = 0; i < 64; i++) {
+        unsigned c = i >> code & 3, m = level[c < 3 ? c : 0];
+        v[i] = (uint8_t)(i >> sign & 1 ? 128 - m : 128 + m);
+    }
+    return _mm512_loadu_si512(v);
+}
+
+struct iq2_panel {
+    const struct iq2_tables *grid;
+    __m512i level[4]; /* of the elements i of a four: where code and sign are */
+};
+static struct iq2_panel iq2_panel(void)
+{
+    return (struct iq2_panel){
+        iq2_tables_get(),
+        {iq2_levels(0, 4), iq2_levels(2, 1), iq2_levels(4, 2), iq2_levels(4, 3)}};
+}
+
+/* Bit `at` of each byte from `sign`, the rest from `code`, through a table. */
+DOT_INLINE void put_levels(struct pack_w *to, int group, __m512i level, int at, __m512i sign,
+                           __m512i code)
+{
+    __m512i c = _mm512_ternarylogic_epi64(_mm512_set1_epi8((char)(1 << at)), sign, code, 0xCA);
+    put_biased(to, group, _mm512_permutexvar_epi8(c, level));
+}
+
 /* index, word: of one group of 32 in sixteen rows, a row a lane. Sub-vector k has its index in
- * byte k; the 2-bit codes of its two fours are looked up for all sixteen rows and all k at
- * once, then spread to bytes, joined with the signs and turned into 128 +- level (W_BIAS). */
-DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
+ * byte k; the codes of its fours, two bits each, are looked up for all sixteen rows and all k
+ * at once. Element 4h + i of all k makes a vector (turned): byte k takes its code from bit 2i
+ * and its sign from bit i or 4 of a byte k, so that hardly anything needs to be moved. */
+DOT_INLINE void put_iq2(const struct iq2_panel *t, __m512i index, __m512i word,
                         struct pack_w *to)
 {
-    __mmask64 upper = _mm512_movepi8_mask(index);
-    __m512i half[2] = {
-        _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(t->low[0], index, t->low[1]),
-                               _mm512_permutex2var_epi8(t->low[2], index, t->low[3])),
-        _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(t->high[0], index, t->high[1]),
-                               _mm512_permutex2var_epi8(t->high[2], index, t->high[3]))};
-    __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(0, 7), word);
-    __m512i signs = _mm512_permutex2var_epi8(t->signs[0], fields, t->signs[1]);
-    UNROLL for (int g = 0; g < 8; g++)
+    __mmask64 bit7 = _mm512_movepi8_mask(index);
+    __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
+    __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(7), word);
+    __m512i signs = _mm512_permutex2var_epi8(t->grid->signs[0], fields, t->grid->signs[1]);
+    UNROLL for (int h = 0; h < 2; h++)
     {
-        int k = g / 2, h = g % 2; /* elements 8k + 4h .. + 3 */
-        __m512i c = _mm512_multishift_epi64_epi8(dword_steps(8 * k, 2), half[h]);
-        __m512i s = _mm512_multishift_epi64_epi8(dword_steps(8 * k + 4 * h - 2, 1), signs);
-        c = _mm512_ternarylogic_epi64(_mm512_set1_epi8(4), s, c, 0xCA); /* a ? b : c */
-        put_biased(to, g, _mm512_permutexvar_epi8(c, t->level));
+        __m512i code = iq2_plane(h ? t->grid->high : t->grid->low, index, bit6, bit7);
+        __m512i four = h ? i16_srl(signs, 4) : signs;  /* signs in bits 0 to 3 */
+        __m512i first = h ? signs : i16_sll(signs, 4); /* and in bit 4 */
+        put_levels(to, 4 * h, t->level[0], 4, first, code);
+        put_levels(to, 4 * h + 1, t->level[1], 1, four, code);
+        put_levels(to, 4 * h + 2, t->level[2], 2, four, code);
+        put_levels(to, 4 * h + 3, t->level[3], 3, four, i16_srl(code, 2));
     }
 }
 
 static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
 {
     struct panel_at at = panel_at(panel, n);
-    const struct iq2_tables *t = iq2_tables_get();
+    const struct iq2_panel t = iq2_panel();
     for (size_t i = 0; i < n / 256; i++, w += 66) {
         v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
         for (size_t two = 0; two < 4; two++) {
@@ -53,11 +82,24 @@ static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack
             for (size_t odd = 0; odd < 2; odd++) {
                 struct pack_w *to = panel_block(&at, 8 * i + 2 * two + odd);
                 __m512i word = q[2 * odd + 1];
-                put_iq2(t, q[2 * odd], word, to);
+                put_iq2(&t, q[2 * odd], word, to);
                 v16_store(to->d, d);
                 /* 2 s + 1, s being the top four bits */
                 i16 s = i16_or(i16_srl(word, 27), i16_set1(1));
                 v16_store(to->s[0], i16_to_f32(s));
+            }
+        }
+    }
+}
+
+static void turn_codes(struct pack_w *w)
+{
+    uint8_t from[8][KERN_PANEL][4];
+    memcpy(from, w->q, sizeof from);
+    for (size_t g = 0; g < 8; g++) {
+        for (size_t r = 0; r < KERN_PANEL; r++) {
+            for (size_t k = 0; k < 4; k++) { /* element 8k + g */
+                w->q[g][r][k] = from[2 * k + g / 4][r][g % 4];
             }
         }
     }
@@ -70,6 +112,23 @@ static void pack_panel_vbmi(uint32_t type, const void *w, size_t row_bytes, uint
         panel_iq2_xxs(w, row_bytes, n, panel);
     } else {
         pack_panel(type, w, row_bytes, n_row, n, panel);
+        for (size_t b = 0; type == QT_IQ2_XXS && b < n / 32; b++) {
+            turn_codes(&panel[b]);
+        }
+    }
+}
+
+/* As pack_tokens_a8; for formats whose panels are turned, in their order. */
+static void pack_tokens_vbmi(const struct act_codes *t, uint32_t n_tok, size_t n,
+                             const struct pack_x *x)
+{
+    const __m256i order =
+        _mm256_setr_epi8(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20,
+                         28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
+    pack_tokens_a8(t, n_tok, n, x);
+    __m256i *q = (__m256i *)(void *)x->q;
+    for (size_t i = 0; x->turned && i < n / 32 * x->stride; i++) {
+        _mm256_storeu_si256(q + i, _mm256_permutexvar_epi8(order, _mm256_loadu_si256(q + i)));
     }
 }
 

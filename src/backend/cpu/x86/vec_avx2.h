@@ -154,6 +154,11 @@ static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
     return (i16){_mm256_add_epi32(acc.lo, _mm256_madd_epi16(lo, b)),
                  _mm256_add_epi32(acc.hi, _mm256_madd_epi16(hi, b))};
 }
+#define V16_AS_F32
+static inline v16 i16_as_f32(i16 a) /* the bits */
+{
+    return (v16){_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)};
+}
 static inline v16 i16_to_f32(i16 a)
 {
     return (v16){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};

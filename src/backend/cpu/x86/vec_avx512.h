@@ -128,6 +128,11 @@ static inline i16 i16_madd(i16 acc, const int16_t *w, const int16_t *pair)
     return _mm512_add_epi32(acc,
                             _mm512_madd_epi16(_mm512_loadu_si512(w), _mm512_set1_epi32(p)));
 }
+#define V16_AS_F32
+static inline v16 i16_as_f32(i16 a) /* the bits */
+{
+    return _mm512_castsi512_ps(a);
+}
 static inline v16 i16_to_f32(i16 a)
 {
     return _mm512_cvtepi32_ps(a);
