@@ -6,6 +6,14 @@
 #include "standin.h"
 
 #define TEST_BACKEND backend_metal
+/* One test of a program, for run_planted.py. */
+__attribute__((constructor)) static void t_filter(void)
+{
+    const char *pattern = getenv("FATHOM_TEST_FILTER");
+    if (pattern && *pattern) {
+        cmocka_set_test_filter(pattern);
+    }
+}
 /* mask: enum emu_order + 1; threads 2: the other order of reductions, dispatches shuffled */
 static const struct cpu_config t_configs[] = {{1, 1}, {2, 1}, {3, 2}};
 enum { N_CONFIGS = 3 };

@@ -32,6 +32,25 @@
 
 /* ---- compiling ---- */
 
+static int fill_list(FExec *e, FList *l, fathom_err *err)
+{
+    l->pipeline = (NSObject * __strong *)mem_calloc(l->plan.n + 1, sizeof *l->pipeline);
+    l->args = metal_buffer(e->dev, l->plan.args_bytes, "kernel arguments", err);
+    if (!l->pipeline || !l->args) {
+        return l->args ? err_nomem(err, "metal program", l->plan.n * sizeof *l->pipeline)
+                       : FATHOM_ENOMEM;
+    }
+    memcpy(l->args.contents, l->plan.args, l->plan.args_bytes);
+    for (uint32_t i = 0; i < l->plan.n; i++) {
+        l->pipeline[i] = metal_pipeline(e->dev, &l->plan.d[i], err);
+        if (!l->pipeline[i]) {
+            return FATHOM_EUNSUPPORTED;
+        }
+    }
+    metal_step_plan(&l->layout, &l->plan, e->checked.max_pages);
+    return 0;
+}
+
 static FList *make_list(FExec *e, bool few, bool folds, fathom_err *err)
 {
     FList *l = [FList new];
@@ -39,21 +58,22 @@ static FList *make_list(FExec *e, bool few, bool folds, fathom_err *err)
     if (metal_plan_make(&l->plan, e->p, &o, err)) {
         return nil;
     }
-    l->pipeline = (NSObject * __strong *)mem_calloc(l->plan.n + 1, sizeof *l->pipeline);
-    l->args = metal_buffer(e->dev, l->plan.args_bytes, "kernel arguments", err);
-    if (!l->pipeline || !l->args) {
-        err_nomem(err, "metal program", l->plan.n * sizeof *l->pipeline);
+    if (fill_list(e, l, err)) {
+        metal_drop(e->dev, l->args);
         return nil;
     }
-    memcpy(l->args.contents, l->plan.args, l->plan.args_bytes);
-    for (uint32_t i = 0; i < l->plan.n; i++) {
-        l->pipeline[i] = metal_pipeline(e->dev, &l->plan.d[i], err);
-        if (!l->pipeline[i]) {
-            return nil;
-        }
-    }
-    metal_step_plan(&l->layout, &l->plan, e->checked.max_pages);
     return l;
+}
+
+/* Buffers of a program that is freed, or that could not be compiled. */
+static void drop_buffers(FExec *e)
+{
+    FDevice *d = e->dev;
+    metal_drop(d, e->scratch);
+    metal_drop(d, e->step);
+    metal_drop(d, e->few ? e->few->args : nil);
+    metal_drop(d, e->few_plain && e->few_plain != e->few ? e->few_plain->args : nil);
+    metal_drop(d, e->many ? e->many->args : nil);
 }
 
 static int make_lists(FExec *e, fathom_err *err)
@@ -112,6 +132,8 @@ int metal_compile(struct device *dev, struct exec **out, const struct program *p
         if (rc == 0) {
             metal_archive_save(e->dev);
             *out = (struct exec *)(__bridge_retained void *)e;
+        } else {
+            drop_buffers(e);
         }
         return rc;
     }
@@ -121,11 +143,9 @@ void metal_exec_free(struct device *dev, struct exec *e)
 {
     if (e) {
         @autoreleasepool {
-            FDevice *d = device_of(dev);
+            (void)dev;
             FExec *x = (__bridge_transfer FExec *)(void *)e;
-            d->bytes -= x->scratch.length + x->step.length + x->few->args.length;
-            d->bytes -= x->few_plain != x->few ? x->few_plain->args.length : 0;
-            d->bytes -= x->many ? x->many->args.length : 0;
+            drop_buffers(x);
         }
     }
 }

@@ -91,6 +91,8 @@ static inline FExec *exec_of(const struct exec *e)
 
 /* A shared buffer; nil with err: more than the device allows, or no memory. */
 id<MTLBuffer> metal_buffer(FDevice *dev, uint64_t bytes, const char *what, fathom_err *err);
+/* Takes a buffer that is about to be released out of the accounts and of the residency set. */
+void metal_drop(FDevice *dev, id<MTLBuffer> b);
 
 /* pipelines.m: compiles the kernels (once per device); the pipeline of a dispatch, made when first
  * asked for and kept in the archive on disk. nil with err. */
