@@ -588,6 +588,9 @@ static double now(void)
 /* Runs one dispatch; a message if the kernel did something wrong. */
 static const char *run_dispatch(const struct dispatch *d)
 {
+    if (options.dry) {
+        return NULL;
+    }
     SPipeline *p = (__bridge SPipeline *)d->pipeline;
     struct emu_value constant[MAX_CONSTANTS];
     struct emu_dispatch e = {.lib = p->function->library->lib,
