@@ -187,9 +187,8 @@ static void test_working_set(void **state)
     for (uint32_t i = 0; i < f.w.n; i++) {
         f.w.w[i].data = (const void *)(uintptr_t)(1 << 20); /* never read */
     }
-    struct standin_options o = {.dry = true,
-                                .max_buffer_bytes = 128ull << 30,
-                                .working_set_bytes = 64ull << 30};
+    struct standin_options o = {
+        .dry = true, .max_buffer_bytes = 128ull << 30, .working_set_bytes = 64ull << 30};
     standin_set(&o);
     ok(backend_metal.open(&dev, &(struct backend_config){0}, &err), &err);
     assert_int_equal(backend_metal.weights_load(dev, f.w.w, f.w.n, &err), FATHOM_ENOMEM);
@@ -204,9 +203,8 @@ static void test_working_set(void **state)
 
 int main(void)
 {
-    struct standin_options o = {.dry = true,
-                                .max_buffer_bytes = 16ull << 30,
-                                .working_set_bytes = 200ull << 30};
+    struct standin_options o = {
+        .dry = true, .max_buffer_bytes = 16ull << 30, .working_set_bytes = 200ull << 30};
     standin_set(&o);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode), cmocka_unit_test(test_verify),

@@ -24,10 +24,9 @@
 
 enum { V = 2304, N_PROMPT = 29, N_NEW = 4 };
 /* "Tell me a story about Sara and a shell.", as the mini model's template writes it. */
-static const uint32_t PROMPT[N_PROMPT] = {0,    59,   293,  477,  260,  1694, 1518, 1128,
-                                          435,  479,  16,   2290, 54,   574,  678,  260,
-                                          370,  869,  943,  327,  287,  67,   305,  260,
-                                          1225, 862,  16,   2291, 2292};
+static const uint32_t PROMPT[N_PROMPT] = {0,   59,   293, 477, 260,  1694, 1518, 1128, 435, 479,
+                                          16,  2290, 54,  574, 678,  260,  370,  869,  943, 327,
+                                          287, 67,   305, 260, 1225, 862,  16,   2291, 2292};
 
 struct run {
     float prompt[N_PROMPT][V], decoded[N_NEW][V], verified[N_NEW][V];
@@ -130,7 +129,8 @@ static void one_recipe(const char *recipe)
 static void test_generation(void **state)
 {
     (void)state;
-    static const char *const recipes[] = {"q8", "bf16", "f16", "q4", "mxfp4", "q2", "q2-q4tail"};
+    static const char *const recipes[] = {"q8",    "bf16", "f16",      "q4",
+                                          "mxfp4", "q2",   "q2-q4tail"};
     size_t n = getenv("FATHOM_TEST_LONG") ? sizeof recipes / sizeof *recipes : 1;
     for (size_t i = 0; i < n; i++) {
         one_recipe(recipes[i]);
@@ -139,9 +139,8 @@ static void test_generation(void **state)
 
 int main(void)
 {
-    struct standin_options o = {.emu = {.order = EMU_FORWARD, .workers = 2},
-                                .shuffle = true,
-                                .shuffle_seed = 9};
+    struct standin_options o = {
+        .emu = {.order = EMU_FORWARD, .workers = 2}, .shuffle = true, .shuffle_seed = 9};
     standin_set(&o);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_generation)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -468,8 +468,9 @@ struct dispatch {
     buffer[i] = (SBuffer *)b;
     offset[i] = at;
     if (b && residency_in_use && !buffer[i]->resident) {
-        wrong("setBuffer: the buffer of %lu bytes at index %lu is not in the queue's residency set",
-              buffer[i]->n, i);
+        wrong(
+            "setBuffer: the buffer of %lu bytes at index %lu is not in the queue's residency set",
+            buffer[i]->n, i);
     }
     if (b && at >= buffer[i]->n) {
         wrong("setBuffer: offset %lu in a buffer of %lu bytes", at, buffer[i]->n);
