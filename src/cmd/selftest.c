@@ -156,7 +156,7 @@ static double rms(const float *a, const float *b)
     return sqrt(sum / ((double)N * GOLDEN_VOCAB));
 }
 
-/* Quantised weights on a GPU (there are no published logits): as near to `ref` as the cpu backend is. */
+/* Quantised weights on a GPU: no logits are published; as near to `ref` as the cpu backend is. */
 static int near_cpu(struct selftest *t, const char *backend, double *gpu, double *cpu,
                     fathom_err *err)
 {

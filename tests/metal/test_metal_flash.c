@@ -17,13 +17,14 @@
 #include "model/forward.h"
 #include "standin.h"
 
-enum { CTX = 16384, MOST = 550, MAX_TOK = 256, MAX_PAGES = 1024 };
+enum { CTX = 16384, LONG_CTX = 1 << 20, MOST = 550, MAX_TOK = 256, MAX_PAGES = 1 << 15 };
 
 struct flash {
     struct shape shape;
     struct weights w;
     struct layout layout;
     struct program *p;
+    uint32_t ctx;
 };
 
 static void ok(int rc, const fathom_err *err)
@@ -34,9 +35,10 @@ static void ok(int rc, const fathom_err *err)
     }
 }
 
-static void flash_open(struct flash *f, const char *recipe, uint32_t t_max)
+static void flash_open(struct flash *f, const char *recipe, uint32_t t_max, uint32_t ctx)
 {
     fathom_err err = {0};
+    f->ctx = ctx;
     f->shape = *shape_preset("flash");
     ok(weights_from_shape(&f->w, &f->shape, recipe, &err), &err);
     ok(layout_make(&f->layout, &f->shape, true, 0, &err), &err);
@@ -44,7 +46,7 @@ static void flash_open(struct flash *f, const char *recipe, uint32_t t_max)
                                  .out_max = 1,
                                  .seq_max = 1,
                                  .n_slots = 1,
-                                 .max_ctx = CTX,
+                                 .max_ctx = ctx,
                                  .live_slack = 1};
     struct forward_options fo = {0};
     f->p = forward_record(&f->shape, &f->w, &f->layout, &lim, &fo, &err);
@@ -76,7 +78,7 @@ static struct standin_counts device_counts(struct flash *f, uint32_t n)
     }
     ok(backend_metal.open(&dev, &(struct backend_config){0}, &err), &err);
     ok(backend_metal.weights_load(dev, f->w.w, f->w.n, &err), &err);
-    uint32_t n_page = CTX / f->layout.page_tokens;
+    uint32_t n_page = f->ctx / f->layout.page_tokens;
     const uint64_t bytes[4] = {f->p->arena_bytes, f->p->slot_bytes, f->p->page_bytes * n_page,
                                f->p->io_bytes};
     struct buffer **buf[4] = {&bind.arena, &bind.state, &bind.page, &bind.io};
@@ -91,7 +93,7 @@ static struct standin_counts device_counts(struct flash *f, uint32_t n)
         pages[i] = i;
     }
     out[0] = n - 1;
-    struct step_seq seq = {.n0 = CTX - n, .n_tok = n, .n_page = n_page, .n_out = 1};
+    struct step_seq seq = {.n0 = f->ctx - n, .n_tok = n, .n_page = n_page, .n_out = 1};
     struct step s = {.n_tok = n,
                      .n_seq = 1,
                      .n_out = 1,
@@ -123,15 +125,16 @@ static uint32_t planned(const struct flash *f, uint32_t n)
     struct metal_plan_options o = {.few = n <= METAL_FEW, .folds = true};
     fathom_err err = {0};
     ok(metal_plan_make(&plan, f->p, &o, &err), &err);
-    uint32_t count = metal_count(&plan, CTX - n, n);
+    uint32_t count = metal_count(&plan, f->ctx - n, n);
     metal_plan_free(&plan);
     return count;
 }
 
-static void count(uint32_t n, uint32_t most, uint32_t buffers_least, uint32_t buffers_most)
+static void count(uint32_t ctx, uint32_t n, uint32_t most, uint32_t buffers_least,
+                  uint32_t buffers_most)
 {
     struct flash f;
-    flash_open(&f, "q2", n);
+    flash_open(&f, "q2", n, ctx);
     struct standin_counts c = device_counts(&f, n);
     print_message("%u tokens: %llu dispatches, %llu command buffers\n", n,
                   (unsigned long long)c.dispatches, (unsigned long long)c.command_buffers);
@@ -144,18 +147,25 @@ static void count(uint32_t n, uint32_t most, uint32_t buffers_least, uint32_t bu
 static void test_decode(void **state)
 {
     (void)state;
-    count(1, MOST, 1, 1);
+    count(CTX, 1, MOST, 1, 1);
 }
 static void test_verify(void **state)
 {
     (void)state;
-    count(4, MOST, 1, 1);
+    count(CTX, 4, MOST, 1, 1);
 }
 /* A command buffer a layer: none runs long. INDEX_SELECT goes through the tokens in batches. */
 static void test_prefill(void **state)
 {
     (void)state;
-    count(64, 2000, 43, 128);
+    count(CTX, 64, 2000, 43, 128);
+}
+/* A layer's scores over a million tokens take more than one command buffer, and all layers more than
+ * may be in flight. */
+static void test_prefill_deep(void **state)
+{
+    (void)state;
+    count(LONG_CTX, MAX_TOK, 5000, 64, 1000);
 }
 
 static void test_recipes(void **state)
@@ -165,7 +175,7 @@ static void test_recipes(void **state)
                                           "q8", "f16",       "bf16", "f32"};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
         struct flash f;
-        flash_open(&f, recipes[i], 16);
+        flash_open(&f, recipes[i], 16, CTX);
         for (uint32_t k = 0; k < f.p->n_ops; k++) {
             const char *why = metal_supports(f.p, &f.p->ops[k]);
             if (why) {
@@ -183,7 +193,7 @@ static void test_working_set(void **state)
     struct flash f;
     fathom_err err = {0};
     struct device *dev;
-    flash_open(&f, "q2", 1);
+    flash_open(&f, "q2", 1, CTX);
     for (uint32_t i = 0; i < f.w.n; i++) {
         f.w.w[i].data = (const void *)(uintptr_t)(1 << 20); /* never read */
     }
@@ -207,8 +217,8 @@ int main(void)
         .dry = true, .max_buffer_bytes = 16ull << 30, .working_set_bytes = 200ull << 30};
     standin_set(&o);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_verify),
-        cmocka_unit_test(test_prefill), cmocka_unit_test(test_recipes),
-        cmocka_unit_test(test_working_set)};
+        cmocka_unit_test(test_decode),  cmocka_unit_test(test_verify),
+        cmocka_unit_test(test_prefill), cmocka_unit_test(test_prefill_deep),
+        cmocka_unit_test(test_recipes), cmocka_unit_test(test_working_set)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,9 @@
 #include "backend/metal/plan.h"
 #include "backend/metal/step.h"
 
-enum { METAL_PENDING = 128 }; /* command buffers of a step: one a layer and some */
+enum { METAL_PENDING = 128 }; /* command buffers in flight */
+/* Multiplications of index scores in one command buffer: a quarter of a second at 1e12 a second. */
+#define METAL_WORK (1ull << 38)
 
 /* A weight buffer: a view over the owner's memory, or copies of small tensors. */
 struct metal_extent {
