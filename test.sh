@@ -207,8 +207,17 @@ fi
 title "Metal: the kernels on an emulated device"
 metal_ready() { setup_metal || return 77; }
 if check metal-setup metal_ready; then
-    build build-metal metal "test_metal_ops_linear test_metal_ops_moe test_metal_ops_attn test_metal_golden" &&
-        run_ctest ctest-metal build/metal -L '^metal$'
+    metal_tests="test_metal_ops_linear test_metal_ops_moe test_metal_ops_attn test_metal_golden test_metal_mini test_metal_flash"
+    if [ -n "$long" ]; then # every order, recipe and planted bug, and all of it under both sanitizers
+        for preset in metal metal-asan metal-tsan; do
+            build "build-$preset" $preset "$metal_tests" &&
+                FATHOM_TEST_LONG=1 run_ctest "ctest-$preset" build/$preset -L '^metal$'
+        done
+    else
+        build build-metal metal "$metal_tests" && run_ctest ctest-metal build/metal -L '^metal$'
+        build build-metal-tsan metal-tsan test_metal_ops_moe &&
+            FATHOM_TEST_FILTER=test_route_ties run_ctest ctest-metal-tsan build/metal-tsan -R '^test_metal_ops_moe$'
+    fi
 fi
 
 title "clang"

@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "gguf/gguf.h"
 #include "model/roles.h"
+#include "quant/encode.h"
 #include "quant/formats.h"
 
 static const struct shape SHAPE = {
@@ -139,46 +140,79 @@ static void official_name(const struct tensor_role_def *r, int il, uint64_t expe
     }
 }
 
+/* Type in a file whose large matrices are `big`. */
+static uint32_t type_of(const struct tensor_role_def *r, uint32_t big)
+{
+    if (r->kind == TENSOR_TABLE) {
+        return QT_I32;
+    }
+    bool large = r->role == ROLE_DENSE || r->role == ROLE_GATE_EXPS ||
+                 r->role == ROLE_UP_EXPS || r->role == ROLE_DOWN_EXPS;
+    return r->kind == TENSOR_MATRIX && large ? big : QT_F32;
+}
+
+static int fill_rows(const char *name, uint32_t rank, uint64_t cols, size_t n, uint32_t type,
+                     unsigned char *out, fathom_err *err)
+{
+    if (type == QT_F32) {
+        fill_floats(name, rank, cols, n, (float *)(void *)out);
+        return 0;
+    }
+    float *x = mem_alloc(n, sizeof *x);
+    if (!x) {
+        return err_nomem(err, "golden model", n * sizeof *x);
+    }
+    fill_floats(name, rank, cols, n, x);
+    size_t row_bytes = qformat_row_bytes(type, cols);
+    for (size_t i = 0; i < n / cols; i++) {
+        quant_encode(type, x + i * cols, (uint32_t)cols, out + i * row_bytes);
+    }
+    mem_free(x);
+    return 0;
+}
+
 /* Records the tensor in w (file NULL), or fills its place in the file. */
 static int visit(struct gguf_writer *w, const struct tensor_role_def *r, int il, int index,
-                 unsigned char *file, fathom_err *err)
+                 uint32_t big, unsigned char *file, fathom_err *err)
 {
+    uint32_t type = type_of(r, big);
     char name[128];
     uint64_t ne[3];
     uint32_t rank = role_rank(r);
     role_dims(&SHAPE, il < 0 ? 0 : (uint32_t)il, r, ne);
     if (!file) {
         role_name(r, il, name, sizeof name);
-        int rc = gguf_writer_tensor(w, name, r->kind == TENSOR_TABLE ? QT_I32 : QT_F32, rank,
-                                    ne, err);
+        int rc = gguf_writer_tensor(w, name, type, rank, ne, err);
         return rc < 0 ? rc : 0;
     }
     unsigned char *at = file + gguf_writer_offset(w, index);
     size_t n = ne[0] * ne[1];
-    for (uint64_t m = 0; m < ne[2]; m++) {
+    int rc = 0;
+    for (uint64_t m = 0; m < ne[2] && rc == 0; m++) {
         official_name(r, il, m, name, sizeof name);
         if (r->kind == TENSOR_TABLE) {
             fill_table(name, (int32_t *)(void *)at);
         } else {
-            fill_floats(name, rank, ne[0], n, (float *)(void *)at + m * n);
+            rc = fill_rows(name, rank, ne[0], n, type,
+                           at + m * ne[1] * qformat_row_bytes(type, ne[0]), err);
         }
     }
-    return 0;
+    return rc;
 }
 
-static int visit_all(struct gguf_writer *w, unsigned char *file, fathom_err *err)
+static int visit_all(struct gguf_writer *w, uint32_t big, unsigned char *file, fathom_err *err)
 {
     size_t n_global, n_layer;
     const struct tensor_role_def *global = roles_global(&n_global),
                                  *layer = roles_layer(&n_layer);
     int index = 0, rc = 0;
     for (size_t i = 0; i < n_global && rc == 0; i++) {
-        rc = visit(w, &global[i], -1, index++, file, err);
+        rc = visit(w, &global[i], -1, index++, big, file, err);
     }
     for (uint32_t il = 0; il < SHAPE.n_layer; il++) {
         for (size_t i = 0; i < n_layer && rc == 0; i++) {
             if (role_in_layer(&SHAPE, il, &layer[i])) {
-                rc = visit(w, &layer[i], (int)il, index++, file, err);
+                rc = visit(w, &layer[i], (int)il, index++, big, file, err);
             }
         }
     }
@@ -195,7 +229,7 @@ static void write_keys(struct gguf_writer *w)
     gguf_writer_str(w, "general.name", SLICE("golden tiny model"));
 }
 
-int golden_build(unsigned char **out, size_t *n_bytes, fathom_err *err)
+int golden_build(unsigned char **out, size_t *n_bytes, uint32_t big, fathom_err *err)
 {
     struct gguf_writer *w = gguf_writer_new();
     struct buf head = {0};
@@ -204,7 +238,7 @@ int golden_build(unsigned char **out, size_t *n_bytes, fathom_err *err)
         return err_nomem(err, "golden model", 0);
     }
     write_keys(w);
-    int rc = visit_all(w, NULL, err);
+    int rc = visit_all(w, big, NULL, err);
     rc = rc ? rc : gguf_writer_header(w, &head, err);
     if (rc == 0) {
         *n_bytes = gguf_writer_file_bytes(w);
@@ -214,7 +248,7 @@ int golden_build(unsigned char **out, size_t *n_bytes, fathom_err *err)
     if (rc == 0) {
         memset(file, 0, *n_bytes);
         memcpy(file, head.p, head.n);
-        rc = visit_all(w, file, err);
+        rc = visit_all(w, big, file, err);
     }
     buf_free(&head);
     gguf_writer_free(w);

@@ -68,7 +68,10 @@ static int dispatch(int argc, char **argv)
         return cmd_print(&b);
     }
     if (o.backend && cmd->fn != cmd_explain && !backend_by_name(o.backend)) {
-        return cmd_usage(&o, "this build has no backend \"%s\"", o.backend);
+        return cmd_usage(&o, "this build has no backend \"%s\"%s", o.backend,
+                         strcmp(o.backend, "metal") == 0
+                             ? ": it is part of builds on macOS; use --backend cpu"
+                             : "");
     }
     return cmd->fn(&o);
 }

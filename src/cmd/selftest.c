@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/utsname.h>
 
 #include "backend/backend.h"
@@ -15,6 +16,7 @@
 #include "base/mem.h"
 #include "cmd/golden.h"
 #include "json/json.h"
+#include "quant/formats.h"
 
 enum { N = 300 };
 
@@ -144,6 +146,57 @@ static void check_same(struct selftest *t, const char *backend, const char *what
     report(t, backend, what, same, same ? "same bits" : "different bits");
 }
 
+static double rms(const float *a, const float *b)
+{
+    double sum = 0;
+    for (size_t i = 0; i < (size_t)N * GOLDEN_VOCAB; i++) {
+        double d = (double)a[i] - (double)b[i];
+        sum += d * d;
+    }
+    return sqrt(sum / ((double)N * GOLDEN_VOCAB));
+}
+
+/* Quantised weights on a GPU: no logits are published; as near to `ref` as the cpu backend is. */
+static int near_cpu(struct selftest *t, const char *backend, double *gpu, double *cpu,
+                    fathom_err *err)
+{
+    float *ref = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof *ref);
+    int rc = ref ? 0 : err_nomem(err, "selftest", (size_t)N * GOLDEN_VOCAB * 4);
+    rc = rc ? rc : compute(t, "ref", true, 64, t->o->threads, 0, ref, err);
+    rc = rc ? rc : compute(t, "cpu", true, 64, t->o->threads, 0, t->again, err);
+    rc = rc ? rc : compute(t, backend, true, 64, t->o->threads, 0, t->first, err);
+    if (rc == 0) {
+        *cpu = rms(ref, t->again);
+        *gpu = rms(ref, t->first);
+    }
+    mem_free(ref);
+    return rc;
+}
+
+static void check_quantised(struct selftest *t, const char *backend, const char *name,
+                            uint32_t type)
+{
+    fathom_err err = {0};
+    char what[64], note[1100];
+    unsigned char *plain = t->file;
+    size_t n_plain = t->n_bytes;
+    double gpu = 0, cpu = 0;
+    snprintf(what, sizeof what, "%s weights, beside cpu", name);
+    int rc = golden_build(&t->file, &t->n_bytes, type, &err);
+    rc = rc ? rc : near_cpu(t, backend, &gpu, &cpu, &err);
+    if (rc) {
+        report(t, backend, what, false, err.msg);
+    } else {
+        snprintf(note, sizeof note, "rms difference to ref %.1e, cpu has %.1e", gpu, cpu);
+        report(t, backend, what, gpu <= 2 * cpu + 1e-3, note);
+        check_same(t, backend, "the same, one token a step", 1, t->o->threads, 0);
+        check_same(t, backend, "the same, 7 tokens a step", 7, t->o->threads, 0);
+    }
+    mem_free(t->file);
+    t->file = plain;
+    t->n_bytes = n_plain;
+}
+
 static void one_backend(struct selftest *t, const struct backend *b)
 {
     struct backend_info info = {0};
@@ -165,6 +218,10 @@ static void one_backend(struct selftest *t, const struct backend *b)
     check_same(t, b->name, "7 tokens a step, 1 thread", 7, 1, 0);
     check_same(t, b->name, "13 tokens a step, 3 threads", 13, 3, 0);
     check_same(t, b->name, "rewind to 150 and again", 64, t->o->threads, 150);
+    if (strcmp(b->name, "cpu") != 0 && strcmp(b->name, "ref") != 0) {
+        check_quantised(t, b->name, "Q8_0", QT_Q8_0);
+        check_quantised(t, b->name, "MXFP4", QT_MXFP4);
+    }
     if (!t->o->json) {
         buf_addf(&t->b, "  %.1f s\n", clock_now() - start);
     }
@@ -198,7 +255,7 @@ int cmd_selftest(struct cli *o)
     fathom_err err = {0};
     t.first = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
     t.again = mem_alloc((size_t)N * GOLDEN_VOCAB, sizeof(float));
-    int rc = t.first && t.again ? golden_build(&t.file, &t.n_bytes, &err)
+    int rc = t.first && t.again ? golden_build(&t.file, &t.n_bytes, QT_F32, &err)
                                 : err_nomem(&err, "selftest", N * GOLDEN_VOCAB * 8);
     int code;
     if (rc) {

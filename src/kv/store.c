@@ -281,7 +281,7 @@ static void stop_thread(struct kv_store *s)
     store_lock(s);
     s->quit = s->abandon = true;
     pthread_cond_broadcast(&s->work);
-    double end = clock_now() + CLOSE_SECONDS;
+    double end = clock_now() + (double)CLOSE_SECONDS;
     while (s->copying || (!s->thread_ended && clock_now() < end)) {
         store_wait_locked(s, &s->idle, 0.1);
     }

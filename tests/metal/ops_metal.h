@@ -6,9 +6,23 @@
 #include "standin.h"
 
 #define TEST_BACKEND backend_metal
+/* One test of a program, for run_planted.py. */
+__attribute__((constructor)) static void t_filter(void)
+{
+    const char *pattern = getenv("FATHOM_TEST_FILTER");
+    if (pattern && *pattern) {
+        cmocka_set_test_filter(pattern);
+    }
+}
 /* mask: enum emu_order + 1; threads 2: the other order of reductions, dispatches shuffled */
 static const struct cpu_config t_configs[] = {{1, 1}, {2, 1}, {3, 2}};
 enum { N_CONFIGS = 3 };
+/* Besides the first, every test runs in one of the other two, in turn, or with FATHOM_TEST_LONG in
+ * both. */
+static inline bool t_wanted(int config, uint64_t seed)
+{
+    return getenv("FATHOM_TEST_LONG") || config == 1 + (int)(seed & 1);
+}
 
 static inline void t_configure(struct cpu_config c)
 {

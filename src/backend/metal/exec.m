@@ -1,8 +1,8 @@
 /* exec.m - a compiled program and its encoding.
  *
  * A step writes the step buffer and encodes the list of dispatches: one concurrent encoder, a barrier
- * where the plan says so. Few tokens: one command buffer. Many: one a layer, so that no command
- * buffer runs long enough for the system's watchdog. Every command buffer's status is checked; a
+ * where the plan says so. Few tokens: one command buffer. Many: one a layer, and more where index
+ * scores over a long context take long, so that none runs long enough for the system's watchdog. Every command buffer's status is checked; a
  * failed one makes the device unusable (what ran is unknown), and that is said from then on. With
  * tracing, ops run one by one, without folds. Read next: kernels/level.metal. */
 #include <string.h>
@@ -32,6 +32,25 @@
 
 /* ---- compiling ---- */
 
+static int fill_list(FExec *e, FList *l, fathom_err *err)
+{
+    l->pipeline = (NSObject * __strong *)mem_calloc(l->plan.n + 1, sizeof *l->pipeline);
+    l->args = metal_buffer(e->dev, l->plan.args_bytes, "kernel arguments", err);
+    if (!l->pipeline || !l->args) {
+        return l->args ? err_nomem(err, "metal program", l->plan.n * sizeof *l->pipeline)
+                       : FATHOM_ENOMEM;
+    }
+    memcpy(l->args.contents, l->plan.args, l->plan.args_bytes);
+    for (uint32_t i = 0; i < l->plan.n; i++) {
+        l->pipeline[i] = metal_pipeline(e->dev, &l->plan.d[i], err);
+        if (!l->pipeline[i]) {
+            return FATHOM_EUNSUPPORTED;
+        }
+    }
+    metal_step_plan(&l->layout, &l->plan, e->checked.max_pages);
+    return 0;
+}
+
 static FList *make_list(FExec *e, bool few, bool folds, fathom_err *err)
 {
     FList *l = [FList new];
@@ -39,21 +58,22 @@ static FList *make_list(FExec *e, bool few, bool folds, fathom_err *err)
     if (metal_plan_make(&l->plan, e->p, &o, err)) {
         return nil;
     }
-    l->pipeline = (NSObject * __strong *)mem_calloc(l->plan.n + 1, sizeof *l->pipeline);
-    l->args = metal_buffer(e->dev, l->plan.args_bytes, "kernel arguments", err);
-    if (!l->pipeline || !l->args) {
-        err_nomem(err, "metal program", l->plan.n * sizeof *l->pipeline);
+    if (fill_list(e, l, err)) {
+        metal_drop(e->dev, l->args);
         return nil;
     }
-    memcpy(l->args.contents, l->plan.args, l->plan.args_bytes);
-    for (uint32_t i = 0; i < l->plan.n; i++) {
-        l->pipeline[i] = metal_pipeline(e->dev, &l->plan.d[i], err);
-        if (!l->pipeline[i]) {
-            return nil;
-        }
-    }
-    metal_step_plan(&l->layout, &l->plan, e->checked.max_pages);
     return l;
+}
+
+/* Buffers of a program that is freed, or that could not be compiled. */
+static void drop_buffers(FExec *e)
+{
+    FDevice *d = e->dev;
+    metal_drop(d, e->scratch);
+    metal_drop(d, e->step);
+    metal_drop(d, e->few ? e->few->args : nil);
+    metal_drop(d, e->few_plain && e->few_plain != e->few ? e->few_plain->args : nil);
+    metal_drop(d, e->many ? e->many->args : nil);
 }
 
 static int make_lists(FExec *e, fathom_err *err)
@@ -112,6 +132,8 @@ int metal_compile(struct device *dev, struct exec **out, const struct program *p
         if (rc == 0) {
             metal_archive_save(e->dev);
             *out = (struct exec *)(__bridge_retained void *)e;
+        } else {
+            drop_buffers(e);
         }
         return rc;
     }
@@ -121,11 +143,9 @@ void metal_exec_free(struct device *dev, struct exec *e)
 {
     if (e) {
         @autoreleasepool {
-            FDevice *d = device_of(dev);
+            (void)dev;
             FExec *x = (__bridge_transfer FExec *)(void *)e;
-            d->bytes -= x->scratch.length + x->step.length + x->few->args.length;
-            d->bytes -= x->few_plain != x->few ? x->few_plain->args.length : 0;
-            d->bytes -= x->many ? x->many->args.length : 0;
+            drop_buffers(x);
         }
     }
 }
@@ -180,39 +200,58 @@ static bool encode_one(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
     return true;
 }
 
+/* Where encoding goes on: dispatch i, of INDEX_SELECT's two from token t on. */
+struct cursor {
+    uint32_t i, t;
+};
+
 static bool is_score(const struct metal_dispatch *d)
 {
     return d->n == 1 && d->task[0].kind == METAL_INDEX_SCORE;
 }
 
-/* Dispatches [i, end) of one command buffer. */
-static void encode_range(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i, uint32_t end,
-                         const struct step *s, int only)
+/* Multiplications of n tokens' index scores, at most. */
+static uint64_t score_work(const FList *l, uint32_t i, uint32_t n)
 {
-    for (; i < end; i++) {
-        if (l->plan.d[i].barrier) {
+    const struct metal_index *a = (const void *)(l->plan.args + l->plan.d[i].task[0].at);
+    return (uint64_t)n * a->max_rows * a->heads * a->n;
+}
+
+/* Dispatches from *at up to `end` for one command buffer; ends early, between two batches of
+ * INDEX_SELECT, when their scores would keep the GPU busy for long: *at says where to go on. */
+static void encode_range(FList *l, id<MTLComputeCommandEncoder> enc, struct cursor *at,
+                         uint32_t end, const struct step *s, int only)
+{
+    uint64_t work = 0;
+    for (; at->i < end; at->i++) {
+        if (at->t == 0 && l->plan.d[at->i].barrier) {
             [enc memoryBarrierWithScope:MTLBarrierScopeBuffers];
         }
-        if (!is_score(&l->plan.d[i])) {
-            encode_one(l, enc, i, s, 0, s->n_tok, only);
+        if (!is_score(&l->plan.d[at->i])) {
+            encode_one(l, enc, at->i, s, 0, s->n_tok, only);
             continue;
         }
-        for (uint32_t t = 0; t < s->n_tok;
-             t += METAL_INDEX_BATCH) { /* scores, then the choice */
-            uint32_t n = MIN(s->n_tok - t, (uint32_t)METAL_INDEX_BATCH);
-            if (t > 0) {
+        while (at->t < s->n_tok) { /* scores, then the choice */
+            uint32_t n = MIN(s->n_tok - at->t, (uint32_t)METAL_INDEX_BATCH);
+            if (at->t > 0) {
                 [enc memoryBarrierWithScope:MTLBarrierScopeBuffers];
             }
-            if (encode_one(l, enc, i, s, t, n, only)) {
+            if (encode_one(l, enc, at->i, s, at->t, n, only)) {
                 [enc memoryBarrierWithScope:MTLBarrierScopeBuffers];
             }
-            encode_one(l, enc, i + 1, s, t, n, only);
+            encode_one(l, enc, at->i + 1, s, at->t, n, only);
+            at->t += n;
+            work += score_work(l, at->i, n);
+            if (work >= METAL_WORK && at->t < s->n_tok) {
+                return;
+            }
         }
-        i++;
+        at->t = 0;
+        at->i++;
     }
 }
 
-static id<MTLCommandBuffer> commit_range(FExec *e, FList *l, uint32_t i, uint32_t end,
+static id<MTLCommandBuffer> commit_range(FExec *e, FList *l, struct cursor *at, uint32_t end,
                                          const struct step *s, int only)
 {
     id<MTLCommandBuffer> cb = [e->dev->queue commandBuffer];
@@ -220,7 +259,7 @@ static id<MTLCommandBuffer> commit_range(FExec *e, FList *l, uint32_t i, uint32_
         [cb computeCommandEncoderWithDispatchType:e->dev->serial ? MTLDispatchTypeSerial
                                                                  : MTLDispatchTypeConcurrent];
     bind_buffers(e, l, enc);
-    encode_range(l, enc, i, end, s, only);
+    encode_range(l, enc, at, end, s, only);
     [enc endEncoding];
     [cb commit];
     return cb;
@@ -245,11 +284,13 @@ static int run_traced(FExec *e, FList *l, const struct step *s, fathom_err *err)
     FDevice *d = e->dev;
     for (uint32_t op = 0; op < e->p->n_ops; op++) {
         double t0 = clock_now();
-        id<MTLCommandBuffer> cb = commit_range(e, l, 0, l->plan.n, s, (int)op);
-        [cb waitUntilCompleted];
-        int rc = check(d, cb, err);
-        if (rc) {
-            return rc;
+        for (struct cursor at = {0}; at.i < l->plan.n;) {
+            id<MTLCommandBuffer> cb = commit_range(e, l, &at, l->plan.n, s, (int)op);
+            [cb waitUntilCompleted];
+            int rc = check(d, cb, err);
+            if (rc) {
+                return rc;
+            }
         }
         if (d->trace.kinds >> e->p->ops[op].kind & 1) {
             d->trace.fn(d->trace.user, &e->p->ops[op], s, clock_now() - t0);
@@ -278,12 +319,15 @@ int metal_submit(struct device *dev, struct exec *exec, const struct step *given
         if (traced) {
             return run_traced(e, l, s, err);
         }
-        for (uint32_t i = 0, end; i < l->plan.n; i = end) {
-            end = many && d->n_pending + 1 < METAL_PENDING ? i + 1 : l->plan.n;
+        for (struct cursor at = {0}; at.i < l->plan.n;) {
+            uint32_t end = many ? at.i + 1 : l->plan.n;
             while (end < l->plan.n && !l->plan.d[end].layer) {
                 end++;
             }
-            d->pending[d->n_pending++] = commit_range(e, l, i, end, s, -1);
+            if (d->n_pending == METAL_PENDING && (rc = metal_wait(dev, err)) != 0) {
+                return rc;
+            }
+            d->pending[d->n_pending++] = commit_range(e, l, &at, end, s, -1);
         }
         return 0;
     }

@@ -75,6 +75,15 @@ static void add_resident(FDevice *d, id<MTLBuffer> b)
     }
 }
 
+void metal_drop(FDevice *d, id<MTLBuffer> b)
+{
+    if (b) {
+        d->bytes -= b.length;
+        [d->residency removeAllocation:b]; /* the set keeps what is in it alive */
+        [d->residency commit];
+    }
+}
+
 static int open_device(FDevice *d, const struct backend_config *cfg, fathom_err *err)
 {
     d->mtl = MTLCreateSystemDefaultDevice();
@@ -194,7 +203,7 @@ static void metal_buf_free(struct device *dev, struct buffer *b)
     if (b) {
         @autoreleasepool {
             FBuffer *f = (__bridge_transfer FBuffer *)(void *)b;
-            device_of(dev)->bytes -= f->mtl.length;
+            metal_drop(device_of(dev), f->mtl);
         }
     }
 }
@@ -373,13 +382,32 @@ static void metal_weights_free(struct device *dev)
     @autoreleasepool {
         FDevice *d = device_of(dev);
         for (uint32_t i = 0; i < d->n_views; i++) {
-            d->bytes -= d->view[i].length;
+            metal_drop(d, d->view[i]);
             d->view[i] = nil;
         }
         d->n_views = 0;
         mem_free(d->place);
         d->place = NULL;
     }
+}
+
+/* Before a view is made: what was made resident beyond the limit would freeze the machine. */
+static int check_working_set(const FDevice *d, const struct op_weight *weights, uint32_t n,
+                             fathom_err *err)
+{
+    uint64_t limit = d->mtl.recommendedMaxWorkingSetSize, bytes = d->bytes;
+    for (uint32_t i = 0; i < n; i++) {
+        bytes += weights[i].bytes;
+    }
+    if (bytes + WORKING_SET_MARGIN <= limit) {
+        return 0;
+    }
+    return err_set(
+        err, FATHOM_ENOMEM,
+        "metal: the weights have %.2f GB and the system grants the GPU %.2f GB (2 GB are left "
+        "free); use a smaller file, or raise the limit with: sudo sysctl iogpu.wired_limit_mb=%llu",
+        (double)bytes / 1e9, (double)limit / 1e9,
+        (unsigned long long)((bytes + 3 * WORKING_SET_MARGIN) >> 20));
 }
 
 static int metal_weights_load(struct device *dev, const struct op_weight *weights, uint32_t n,
@@ -393,18 +421,9 @@ static int metal_weights_load(struct device *dev, const struct op_weight *weight
         for (uint32_t i = 0; i < n && rc == 0; i++) {
             s[i] = (struct sorted){&weights[i], i};
         }
+        rc = rc ? rc : check_working_set(d, weights, n, err);
         rc = rc ? rc : place_weights(d, s, n, err);
         mem_free(s);
-        uint64_t limit = d->mtl.recommendedMaxWorkingSetSize;
-        if (rc == 0 && d->bytes + WORKING_SET_MARGIN > limit) {
-            rc = err_set(
-                err, FATHOM_ENOMEM,
-                "metal: the weights have %.2f GB and the system grants the GPU %.2f GB (2 GB are left "
-                "free); use a smaller file, or raise the limit with: sudo sysctl "
-                "iogpu.wired_limit_mb=%llu",
-                (double)d->bytes / 1e9, (double)limit / 1e9,
-                (unsigned long long)((d->bytes + 3 * WORKING_SET_MARGIN) >> 20));
-        }
         if (rc) {
             metal_weights_free(dev);
         }

@@ -7,7 +7,9 @@
 #include "backend/metal/plan.h"
 #include "backend/metal/step.h"
 
-enum { METAL_PENDING = 128 }; /* command buffers of a step: one a layer and some */
+enum { METAL_PENDING = 128 }; /* command buffers in flight */
+/* Multiplications of index scores in one command buffer: a quarter of a second at 1e12 a second. */
+#define METAL_WORK (1ull << 38)
 
 /* A weight buffer: a view over the owner's memory, or copies of small tensors. */
 struct metal_extent {
@@ -91,6 +93,8 @@ static inline FExec *exec_of(const struct exec *e)
 
 /* A shared buffer; nil with err: more than the device allows, or no memory. */
 id<MTLBuffer> metal_buffer(FDevice *dev, uint64_t bytes, const char *what, fathom_err *err);
+/* Takes a buffer that is about to be released out of the accounts and of the residency set. */
+void metal_drop(FDevice *dev, id<MTLBuffer> b);
 
 /* pipelines.m: compiles the kernels (once per device); the pipeline of a dispatch, made when first
  * asked for and kept in the archive on disk. nil with err. */

@@ -91,7 +91,7 @@ static void set_error(NSError **error, const char *text)
   @public
     unsigned char *bytes;
     NSUInteger n;
-    bool owned;
+    bool owned, resident;
     void (^deallocator)(void *, NSUInteger);
 }
 @end
@@ -321,28 +321,59 @@ static void set_error(NSError **error, const char *text)
 }
 @end
 @interface SResidencySet : NSObject <MTLResidencySet> {
-    NSUInteger pending, committed;
+    void **held; /* retained, as the real one does */
+    NSUInteger n, cap;
+    bool changed;
 }
 @end
+static bool residency_in_use; /* some queue has a set: then every bound buffer must be in it */
 @implementation SResidencySet
+- (void)dealloc
+{
+    [self removeAllAllocations];
+    free(held);
+}
 - (void)addAllocation:(id<MTLAllocation>)a
 {
     if (!a) {
         wrong("nil was added to a residency set");
     }
-    pending++;
+    if (n == cap) {
+        cap = cap ? 2 * cap : 64;
+        held = realloc(held, cap * sizeof *held);
+    }
+    ((SBuffer *)a)->resident = true;
+    held[n++] = (__bridge_retained void *)a;
+    changed = true;
+}
+- (void)removeAllocation:(id<MTLAllocation>)a
+{
+    for (NSUInteger i = 0; i < n; i++) {
+        if (held[i] == (__bridge void *)a) {
+            SBuffer *b = (__bridge_transfer SBuffer *)held[i];
+            b->resident = false;
+            held[i] = held[--n];
+            changed = true;
+            return;
+        }
+    }
+    wrong("removeAllocation: it is not in the set");
 }
 - (void)removeAllAllocations
 {
-    pending = 0;
+    while (n > 0) {
+        SBuffer *b = (__bridge_transfer SBuffer *)held[--n];
+        b->resident = false;
+    }
+    changed = true;
 }
 - (void)commit
 {
-    committed = pending;
+    changed = false;
 }
 - (void)requestResidency
 {
-    if (committed != pending) {
+    if (changed) {
         wrong("residency is requested for a set with changes that were not committed");
     }
     counts.residency_requests++;
@@ -436,6 +467,11 @@ struct dispatch {
     [self clear:i];
     buffer[i] = (SBuffer *)b;
     offset[i] = at;
+    if (b && residency_in_use && !buffer[i]->resident) {
+        wrong(
+            "setBuffer: the buffer of %lu bytes at index %lu is not in the queue's residency set",
+            buffer[i]->n, i);
+    }
     if (b && at >= buffer[i]->n) {
         wrong("setBuffer: offset %lu in a buffer of %lu bytes", at, buffer[i]->n);
         buffer[i] = nil;
@@ -553,6 +589,9 @@ static double now(void)
 /* Runs one dispatch; a message if the kernel did something wrong. */
 static const char *run_dispatch(const struct dispatch *d)
 {
+    if (options.dry) {
+        return NULL;
+    }
     SPipeline *p = (__bridge SPipeline *)d->pipeline;
     struct emu_value constant[MAX_CONSTANTS];
     struct emu_dispatch e = {.lib = p->function->library->lib,
@@ -712,6 +751,7 @@ static const char *run_dispatch(const struct dispatch *d)
     if (!set) {
         wrong("addResidencySet: nil");
     }
+    residency_in_use = set != nil;
 }
 @end
 
@@ -750,6 +790,7 @@ static const char *run_dispatch(const struct dispatch *d)
 }
 - (id<MTLCommandQueue>)newCommandQueue
 {
+    residency_in_use = false;
     return [SQueue new];
 }
 - (SBuffer *)buffer:(void *)p length:(NSUInteger)n

@@ -19,6 +19,7 @@ struct standin_options {
     /* Faults: the n-th call from now fails (0: never). */
     uint32_t fail_buffer, fail_library, fail_pipeline, fail_command_buffer;
     bool no_device;
+    bool dry; /* calls are checked and counted; no kernel runs */
 };
 void standin_set(const struct standin_options *o);
 

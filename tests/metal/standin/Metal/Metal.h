@@ -107,6 +107,7 @@ typedef NS_OPTIONS(NSUInteger, MTLPipelineOption) {
 @end
 @protocol MTLResidencySet <NSObject>
 - (void)addAllocation:(id<MTLAllocation>)allocation;
+- (void)removeAllocation:(id<MTLAllocation>)allocation;
 - (void)removeAllAllocations;
 - (void)commit;
 - (void)requestResidency;

@@ -1,0 +1,104 @@
+"""planted.py - bugs that were planted on purpose: each must be caught by the Metal tests. A bug is one
+textual change of a kernel or of a host file, and the test that has to fail because of it; run_planted.py
+applies it, builds and runs. A change that no longer applies is an error, so the list stays true."""
+from collections import namedtuple
+
+# file: below src/backend/metal. test: what is after test_metal_ (a program) and a cmocka filter.
+# need: "" any build; "thread", "address": only a build with that sanitizer can see it.
+Bug = namedtuple("Bug", "name file old new program filter need quick")
+
+
+def bug(name, file, old, new, where, need="", quick=False):
+    program, _, pattern = where.partition(":")
+    return Bug(name, file, old, new, program, pattern, need, quick)
+
+
+K, H = "kernels/", ""
+BUGS = [
+    # ---- kernels: synchronisation ----
+    bug("barrier missing in a reduction", K + "common.metal",
+        "        room[c.sg] = x;\n    }\n    sync();", "        room[c.sg] = x;\n    }",
+        "ops_linear:test_rms_norm", quick=True),
+    bug("barrier in divergent code", K + "product.metal",
+        "token_list(c)[c.t] = t0 + c.t;\n    }\n    sync();",
+        "token_list(c)[c.t] = t0 + c.t;\n        sync();\n    }", "ops_linear:test_linear_hc", quick=True),
+    bug("simdgroup operation in divergent code", K + "common.metal",
+        "    a8_block b = a8_encode(x);", "    a8_block b = {0, 0.0f, 0};\n    if (c.lane != 5) {\n        b = a8_encode(x);\n    }",
+        "ops_linear:test_rms_norm"),
+    bug("simdgroup barrier missing behind the query", K + "attn.metal",
+        "        q[i] = x[i];\n    }\n    simdgroup_barrier(mem_flags::mem_threadgroup);",
+        "        q[i] = x[i];\n    }", "ops_attn:test_sublayer"),
+    bug("rows overwritten while others read them", K + "attn.metal",
+        "    sync(); /* the last tile has been read */\n", "", "ops_attn:test_attn"),
+    bug("tile multiplied before it is loaded", K + "product.metal",
+        "            sync();\n            tile_multiply(c);", "            tile_multiply(c);",
+        "ops_linear:test_linear_types"),
+    bug("counter without an atomic addition", K + "select.metal",
+        "atomic_fetch_add_explicit(&hist[key >> shift & 255u], 1u, memory_order_relaxed);",
+        "((threadgroup uint *)hist)[key >> shift & 255u] += 1u;", "ops_moe:test_pick", need="thread"),
+    # ---- kernels: places and sizes ----
+    bug("off by one row", K + "product.metal", "device const uchar *row = mat_row(c, w, mat, row0 + r);",
+        "device const uchar *row = mat_row(c, w, mat, row0 + r + (r + 1 < n_rows));", "ops_linear:test_linear_types",
+        quick=True),
+    bug("uninitialised threadgroup memory is read", K + "common.metal",
+        "    for (uint i = 1; i < METAL_THREADS / 32; i++) {\n        s = s + room[i];",
+        "    for (uint i = 1; i < METAL_THREADS / 32 + 1; i++) {\n        s = s + room[i];",
+        "ops_linear:test_rms_norm"),
+    bug("slot of the ring ignored", K + "common.metal",
+        "o.offset + (ulong)slot * o.row_bytes;\n}\ninline device uchar *page_at", "o.offset;\n}\ninline device uchar *page_at",
+        "ops_attn:test_attn"),
+    bug("window one entry too long", K + "common.metal",
+        "pos + 1 > window ? pos + 1 - window : 0;", "pos > window ? pos - window : 0;", "ops_attn:test_attn"),
+    bug("threadgroup memory overrun", K + "product.metal", "constant uint TILE_OUT = 6656;",
+        "constant uint TILE_OUT = 7000;", "ops_linear:test_linear_types", need="address"),
+    # ---- kernels: numbers ----
+    bug("half of the lanes missing in a sum", K + "common.metal",
+        "    for (ushort h = 16; h > 0; h /= 2) {\n        x = x + simd", "    for (ushort h = 8; h > 0; h /= 2) {\n        x = x + simd",
+        "ops_linear:test_rms_norm"),
+    bug("tile adds in another order than rows", K + "product.metal",
+        "{0, 8, 4, 12, 2,", "{0, 4, 8, 12, 2,", "ops_linear:test_linear_types"),
+    bug("NaN counts as the largest", K + "select.metal", "    return is_nan(x) ? 0u : u;", "    return u;",
+        "ops_attn:test_index_select"),
+    bug("NaN lost in the 8-bit form", K + "common.metal", "bool bad = simd_any(!is_finite(x));", "bool bad = false;",
+        "ops_linear:test_linear_nan"),
+    bug("ties go to the higher number", K + "select.metal", "ids[i] < ids[c.t]);", "ids[i] > ids[c.t]);",
+        "ops_moe:test_pick"),
+    bug("rotation back in the wrong direction", K + "attn.metal",
+        "y[2 * i] = a * cs[2 * i] + b * cs[2 * i + 1];", "y[2 * i] = a * cs[2 * i] - b * cs[2 * i + 1];",
+        "ops_attn:test_attn"),
+    bug("mask of a constrained choice ignored", K + "select.metal",
+        "    if (s.masked && !(s.mask[i / 32] >> (i % 32) & 1u)) {", "    if (false) {", "ops_moe:test_pick"),
+    # ---- host: encoding ----
+    bug("no barrier between levels", H + "exec.m", "if (at->t == 0 && l->plan.d[at->i].barrier) {", "if (false) {", "ops_moe:test_moe",
+        quick=True),
+    bug("wrong binding index", H + "exec.m", "atIndex:METAL_BUF_SCRATCH];", "atIndex:METAL_BUF_IO];", "ops_moe:test_moe"),
+    bug("wrong buffer offset", H + "exec.m", "offset:o->tok_seq atIndex", "offset:o->tok atIndex", "ops_attn:test_attn"),
+    bug("buffer offset past the end", H + "exec.m", "offset:o->angles atIndex", "offset:o->bytes + 4096 atIndex",
+        "ops_attn:test_kv_row"),
+    bug("wrong size of threadgroup memory", H + "exec.m", "setThreadgroupMemoryLength:METAL_TG_BYTES atIndex",
+        "setThreadgroupMemoryLength:METAL_TG_BYTES - 8 atIndex", "ops_linear:test_rms_norm"),
+    bug("too many threads", H + "exec.m", "threadsPerThreadgroup:MTLSizeMake(METAL_THREADS, 1, 1)",
+        "threadsPerThreadgroup:MTLSizeMake(2048, 1, 1)", "ops_linear:test_rms_norm"),
+    bug("encoder not ended", H + "exec.m", "    [enc endEncoding];\n", "", "ops_linear:test_rms_norm"),
+    bug("command buffer not committed", H + "exec.m", "    [cb commit];\n", "", "ops_linear:test_rms_norm"),
+    bug("command buffer committed twice", H + "exec.m", "    [cb commit];\n", "    [cb commit];\n    [cb commit];\n",
+        "ops_linear:test_rms_norm"),
+    bug("results read without waiting", H + "exec.m", "            [d->pending[i] waitUntilCompleted];\n", "",
+        "ops_linear:test_rms_norm", quick=True),
+    # ---- host: pipelines, memory, plan ----
+    bug("function constant at a wrong index", H + "pipelines.m", "atIndex:METAL_FC_KIND0 + i]", "atIndex:METAL_FC_KIND0]",
+        "ops_moe:test_moe"),
+    bug("device released too early", H + "metal.m",
+        "*out = (struct device *)(__bridge_retained void *)d;", "*out = (struct device *)(__bridge void *)d;",
+        "ops_linear:test_rms_norm", quick=True),
+    bug("small weights overlap", H + "metal.m",
+        "at += (s[k].w->bytes + 255) / 256 * 256;", "at += s[k].w->bytes / 2;", "ops_linear:test_linear_parts"),
+    bug("buffers not made resident", H + "metal.m", "[d->residency addAllocation:b];", "(void)b;",
+        "ops_linear:test_rms_norm"),
+    bug("levels without barriers in the plan", H + "plan.c", "dispatch_new(b, true);", "dispatch_new(b, false);",
+        "ops_moe:test_moe"),
+    bug("wrong argument of a task", H + "args.c", ".slots = o->slots,\n                           .ratio",
+        ".slots = o->window,\n                           .ratio", "ops_attn:test_attn"),
+    bug("grid too small", H + "step.c", "return n * div_up(op->head_finish.heads, 8);", "return n;",
+        "ops_attn:test_head_finish"),
+]

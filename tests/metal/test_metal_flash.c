@@ -1,0 +1,224 @@
+/* test_metal_flash.c - programs of V4 Flash on the stand-in device, which counts and checks all calls
+ * but runs no kernel: dispatches of a token as counted by the device and by the planner, at most 550;
+ * verification and prefill programs in bounded command buffers; and that kernels exist for what every
+ * recipe of the converter makes. The weights are an address range without memory behind it. */
+// links: engine
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "backend/backend.h"
+#include "backend/metal/plan.h"
+#include "model/forward.h"
+#include "standin.h"
+
+enum { CTX = 16384, LONG_CTX = 1 << 20, MOST = 550, MAX_TOK = 256, MAX_PAGES = 1 << 15 };
+
+struct flash {
+    struct shape shape;
+    struct weights w;
+    struct layout layout;
+    struct program *p;
+    uint32_t ctx;
+};
+
+static void ok(int rc, const fathom_err *err)
+{
+    const char *fault = standin_fault();
+    if (rc || fault) {
+        fail_msg("%s", fault ? fault : err->msg);
+    }
+}
+
+static void flash_open(struct flash *f, const char *recipe, uint32_t t_max, uint32_t ctx)
+{
+    fathom_err err = {0};
+    f->ctx = ctx;
+    f->shape = *shape_preset("flash");
+    ok(weights_from_shape(&f->w, &f->shape, recipe, &err), &err);
+    ok(layout_make(&f->layout, &f->shape, true, 0, &err), &err);
+    struct program_limits lim = {.t_max = t_max,
+                                 .out_max = 1,
+                                 .seq_max = 1,
+                                 .n_slots = 1,
+                                 .max_ctx = ctx,
+                                 .live_slack = 1};
+    struct forward_options fo = {0};
+    f->p = forward_record(&f->shape, &f->w, &f->layout, &lim, &fo, &err);
+    assert_non_null(f->p);
+}
+static void flash_close(struct flash *f)
+{
+    program_free(f->p);
+    weights_free(&f->w);
+}
+
+/* One step of n tokens that ends at the last position; what the device counted. */
+static struct standin_counts device_counts(struct flash *f, uint32_t n)
+{
+    fathom_err err = {0};
+    struct device *dev;
+    struct exec *ex;
+    struct exec_bind bind;
+    uint64_t total = 0, at = 0;
+    for (uint32_t i = 0; i < f->w.n; i++) {
+        total += (f->w.w[i].bytes + 63) / 64 * 64;
+    }
+    unsigned char *range = mmap(NULL, total + 65536, PROT_READ,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(range != MAP_FAILED);
+    for (uint32_t i = 0; i < f->w.n; i++) {
+        f->w.w[i].data = range + at;
+        at += (f->w.w[i].bytes + 63) / 64 * 64;
+    }
+    ok(backend_metal.open(&dev, &(struct backend_config){0}, &err), &err);
+    ok(backend_metal.weights_load(dev, f->w.w, f->w.n, &err), &err);
+    uint32_t n_page = f->ctx / f->layout.page_tokens;
+    const uint64_t bytes[4] = {f->p->arena_bytes, f->p->slot_bytes, f->p->page_bytes * n_page,
+                               f->p->io_bytes};
+    struct buffer **buf[4] = {&bind.arena, &bind.state, &bind.page, &bind.io};
+    const enum buf_use use[4] = {BUF_ARENA, BUF_STATE, BUF_PAGE, BUF_IO};
+    for (int i = 0; i < 4; i++) {
+        ok(backend_metal.buf_alloc(dev, buf[i], bytes[i], use[i], &err), &err);
+    }
+    ok(backend_metal.compile(dev, &ex, f->p, &bind, &err), &err);
+    static uint32_t tok[MAX_TOK], tok_seq[MAX_TOK], pages[MAX_PAGES], out[1];
+    assert_true(n <= MAX_TOK && n_page <= MAX_PAGES);
+    for (uint32_t i = 0; i < n_page; i++) {
+        pages[i] = i;
+    }
+    out[0] = n - 1;
+    struct step_seq seq = {.n0 = f->ctx - n, .n_tok = n, .n_page = n_page, .n_out = 1};
+    struct step s = {.n_tok = n,
+                     .n_seq = 1,
+                     .n_out = 1,
+                     .n_page = n_page,
+                     .seq = &seq,
+                     .tok = tok,
+                     .tok_seq = tok_seq,
+                     .pages = pages,
+                     .out = out};
+    standin_reset_counts();
+    ok(backend_metal.submit(dev, ex, &s, &err), &err);
+    ok(backend_metal.wait(dev, &err), &err);
+    struct standin_counts c;
+    standin_counts(&c);
+    backend_metal.exec_free(dev, ex);
+    for (int i = 0; i < 4; i++) {
+        backend_metal.buf_free(dev, *buf[i]);
+    }
+    backend_metal.weights_free(dev);
+    backend_metal.close(dev);
+    assert_int_equal(standin_live_objects(), 0);
+    munmap(range, total + 65536);
+    return c;
+}
+
+static uint32_t planned(const struct flash *f, uint32_t n)
+{
+    struct metal_plan plan;
+    struct metal_plan_options o = {.few = n <= METAL_FEW, .folds = true};
+    fathom_err err = {0};
+    ok(metal_plan_make(&plan, f->p, &o, &err), &err);
+    uint32_t count = metal_count(&plan, f->ctx - n, n);
+    metal_plan_free(&plan);
+    return count;
+}
+
+static void count(uint32_t ctx, uint32_t n, uint32_t most, uint32_t buffers_least,
+                  uint32_t buffers_most)
+{
+    struct flash f;
+    flash_open(&f, "q2", n, ctx);
+    struct standin_counts c = device_counts(&f, n);
+    print_message("%u tokens: %llu dispatches, %llu command buffers\n", n,
+                  (unsigned long long)c.dispatches, (unsigned long long)c.command_buffers);
+    assert_int_equal(c.dispatches, planned(&f, n));
+    assert_true(c.dispatches <= most);
+    assert_in_range(c.command_buffers, buffers_least, buffers_most);
+    flash_close(&f);
+}
+
+static void test_decode(void **state)
+{
+    (void)state;
+    count(CTX, 1, MOST, 1, 1);
+}
+static void test_verify(void **state)
+{
+    (void)state;
+    count(CTX, 4, MOST, 1, 1);
+}
+/* A command buffer a layer: none runs long. INDEX_SELECT goes through the tokens in batches. */
+static void test_prefill(void **state)
+{
+    (void)state;
+    count(CTX, 64, 2000, 43, 128);
+}
+/* A layer's scores over a million tokens take more than one command buffer, and all layers more than
+ * may be in flight. */
+static void test_prefill_deep(void **state)
+{
+    (void)state;
+    count(LONG_CTX, MAX_TOK, 5000, 64, 1000);
+}
+
+static void test_recipes(void **state)
+{
+    (void)state;
+    static const char *const recipes[] = {"q2", "q2-q4tail", "q4",   "mxfp4",
+                                          "q8", "f16",       "bf16", "f32"};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        struct flash f;
+        flash_open(&f, recipes[i], 16, CTX);
+        for (uint32_t k = 0; k < f.p->n_ops; k++) {
+            const char *why = metal_supports(f.p, &f.p->ops[k]);
+            if (why) {
+                fail_msg("recipe %s: op %s: %s", recipes[i], op_name(f.p->ops[k].kind), why);
+            }
+        }
+        flash_close(&f);
+    }
+}
+
+/* More weights than the system grants: refused before a view is made, with the remedy. */
+static void test_working_set(void **state)
+{
+    (void)state;
+    struct flash f;
+    fathom_err err = {0};
+    struct device *dev;
+    flash_open(&f, "q2", 1, CTX);
+    for (uint32_t i = 0; i < f.w.n; i++) {
+        f.w.w[i].data = (const void *)(uintptr_t)(1 << 20); /* never read */
+    }
+    struct standin_options o = {
+        .dry = true, .max_buffer_bytes = 128ull << 30, .working_set_bytes = 64ull << 30};
+    standin_set(&o);
+    ok(backend_metal.open(&dev, &(struct backend_config){0}, &err), &err);
+    assert_int_equal(backend_metal.weights_load(dev, f.w.w, f.w.n, &err), FATHOM_ENOMEM);
+    assert_non_null(strstr(err.msg, "sysctl iogpu.wired_limit_mb="));
+    struct standin_counts c;
+    standin_counts(&c);
+    assert_int_equal(c.buffers_alive, 0);
+    backend_metal.close(dev);
+    assert_int_equal(standin_live_objects(), 0);
+    flash_close(&f);
+}
+
+int main(void)
+{
+    struct standin_options o = {
+        .dry = true, .max_buffer_bytes = 16ull << 30, .working_set_bytes = 200ull << 30};
+    standin_set(&o);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decode),  cmocka_unit_test(test_verify),
+        cmocka_unit_test(test_prefill), cmocka_unit_test(test_prefill_deep),
+        cmocka_unit_test(test_recipes), cmocka_unit_test(test_working_set)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,147 @@
+/* test_metal_mini.c - a short generation of the mini model through the Metal backend on the emulated
+ * device, against the cpu backend: the prompt as one step (many tokens), greedy decoding token by
+ * token, and the same tokens as one verification step. The same tokens as cpu, logits within what
+ * rounding flips of 8-bit activations and stored rows give (test_factory_mini.c), and on metal the
+ * same bits from decoding and verification. One recipe of the converter; with FATHOM_TEST_LONG every
+ * recipe. */
+// links: engine factory
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "factory/convert.h"
+#include "fathom/fathom.h"
+#include "standin.h"
+
+enum { V = 2304, N_PROMPT = 29, N_NEW = 4 };
+/* "Tell me a story about Sara and a shell.", as the mini model's template writes it. */
+static const uint32_t PROMPT[N_PROMPT] = {0,   59,   293, 477, 260,  1694, 1518, 1128, 435, 479,
+                                          16,  2290, 54,  574, 678,  260,  370,  869,  943, 327,
+                                          287, 67,   305, 260, 1225, 862,  16,   2291, 2292};
+
+struct run {
+    float prompt[N_PROMPT][V], decoded[N_NEW][V], verified[N_NEW][V];
+    uint32_t ids[N_NEW + 1]; /* the choice behind the prompt and behind each new token */
+};
+static struct run cpu, metal;
+
+static void ok(int rc, const fathom_err *err)
+{
+    const char *fault = standin_fault();
+    if (rc || fault) {
+        fail_msg("%s", fault ? fault : err->msg);
+    }
+}
+
+static void step(fathom_engine *e, fathom_session *s, uint32_t n, float (*out)[V])
+{
+    fathom_err err = {0};
+    fathom_work w = {s, n, FATHOM_WANT_ALL};
+    ok(fathom_step(e, &w, 1, &err), &err);
+    for (uint32_t i = 0; i < n; i++) {
+        const float *row = fathom_session_logits(s, i);
+        assert_non_null(row);
+        memcpy(out[i], row, sizeof out[i]);
+    }
+}
+
+static uint32_t choose(fathom_session *s)
+{
+    fathom_choice c;
+    fathom_sampling greedy = {0};
+    fathom_err err = {0};
+    ok(fathom_session_sample(s, &greedy, NULL, &c, &err), &err);
+    return c.id;
+}
+
+static void generate(struct run *r, const char *path, const char *backend)
+{
+    fathom_err err = {0};
+    fathom_engine *e;
+    fathom_session *s, *fork;
+    fathom_engine_options o = {.model_path = path,
+                               .backend = backend,
+                               .max_ctx = 256,
+                               .max_seq = 2,
+                               .chunk = 32,
+                               .page_tokens = 128};
+    ok(fathom_engine_open(&e, &o, &err), &err);
+    ok(fathom_session_new(&s, e, &err), &err);
+    ok(fathom_session_append(s, PROMPT, N_PROMPT, &err), &err);
+    step(e, s, N_PROMPT, r->prompt);
+    r->ids[0] = choose(s);
+    ok(fathom_session_fork(&fork, s, N_PROMPT, &err), &err);
+    for (uint32_t i = 0; i < N_NEW; i++) {
+        ok(fathom_session_append(s, &r->ids[i], 1, &err), &err);
+        step(e, s, 1, &r->decoded[i]);
+        r->ids[i + 1] = choose(s);
+    }
+    ok(fathom_session_append(fork, r->ids, N_NEW, &err), &err);
+    step(e, fork, N_NEW, r->verified);
+    fathom_session_free(fork);
+    fathom_session_free(s);
+    fathom_engine_close(e);
+    ok(0, &err);
+}
+
+static void near(const char *recipe, const char *what, float (*a)[V], float (*b)[V], uint32_t n)
+{
+    uint32_t beyond = 0;
+    double worst = 0;
+    for (uint32_t i = 0; i < n * V; i++) {
+        double d = fabs((double)a[i / V][i % V] - (double)b[i / V][i % V]);
+        beyond += !(d <= 0.05);
+        worst = d <= worst ? worst : d; /* a NaN sticks */
+    }
+    print_message("%s, %s: largest difference %.2g, %u of %u beyond 0.05\n", recipe, what,
+                  worst, beyond, n * V);
+    assert_true(worst <= 1.0);
+    assert_true((uint64_t)beyond * 100 <= (uint64_t)n * V);
+}
+
+static void one_recipe(const char *recipe)
+{
+    char path[128];
+    fathom_err err = {0};
+    const char *tmp = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%.60s/fathom-metal-mini-%ld.gguf", tmp ? tmp : "/tmp",
+             (long)getpid());
+    struct convert_options o = {.dir = "models/mini", .out = path, .recipe = recipe};
+    ok(convert_run(&o, &err), &err);
+    generate(&cpu, path, "cpu");
+    generate(&metal, path, "metal");
+    unlink(path);
+    near(recipe, "prompt", cpu.prompt, metal.prompt, N_PROMPT);
+    assert_memory_equal(cpu.ids, metal.ids, sizeof cpu.ids);
+    near(recipe, "decoding", cpu.decoded, metal.decoded, N_NEW);
+    assert_memory_equal(metal.decoded, metal.verified, sizeof metal.decoded);
+}
+
+static void test_generation(void **state)
+{
+    (void)state;
+    static const char *const recipes[] = {"q8",    "bf16", "f16",      "q4",
+                                          "mxfp4", "q2",   "q2-q4tail"};
+    size_t n = getenv("FATHOM_TEST_LONG") ? sizeof recipes / sizeof *recipes : 1;
+    for (size_t i = 0; i < n; i++) {
+        one_recipe(recipes[i]);
+    }
+}
+
+int main(void)
+{
+    struct standin_options o = {
+        .emu = {.order = EMU_FORWARD, .workers = 2}, .shuffle = true, .shuffle_seed = 9};
+    standin_set(&o);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_generation)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
