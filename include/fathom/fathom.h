@@ -107,8 +107,8 @@ typedef struct fathom_engine_options {
     uint64_t kv_disk_bytes;  /* budget for all files in kv_dir; default 16 GiB */
     double kv_flush_seconds; /* longest that closing the engine may go on writing; default 5,
                                 negative: not at all */
-    int32_t kv_save_ms; /* state is written if computing it again would take this long, or if
-                                it was used again; default 500; -1: always */
+    int32_t kv_save_ms; /* state is written if computing the prompt up to there again would take
+                                this long, or if it was used again; default 500; -1: always */
 } fathom_engine_options;
 
 /* Opens a model. Memory is planned first: a request that cannot fit is refused with

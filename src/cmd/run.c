@@ -79,9 +79,15 @@ static int print_json(const struct answer *a)
     }
     buf_addf(&b,
              "],\"finish_reason\":\"%s\",\"prompt_tokens\":%u,\"completion_tokens\":%u,"
-             "\"prefill_seconds\":%.6f,\"decode_seconds\":%.6f}\n",
+             "\"prefill_seconds\":%.6f,\"decode_seconds\":%.6f,",
              answer_finish(a), a->gen.n_prompt, a->gen.n_generated, a->gen.prefill_seconds,
              a->gen.decode_seconds);
+    const fathom_reuse *r = &a->gen.reuse;
+    buf_addf(&b,
+             "\"reuse\":{\"memory\":%u,\"disk\":%u,\"again\":%u,\"computed\":%u,\"known\":%u,"
+             "\"end\":\"%s\"}}\n",
+             r->ram, r->disk, r->rerun, r->rerun + r->computed, r->matched,
+             fathom_reuse_end_name(r->end));
     return cmd_print(&b);
 }
 

@@ -272,11 +272,11 @@ bool kv_store_flush(struct kv_store *s, double max_seconds)
 }
 
 /* Ends the writer. It may hang in a system call: then it is left alone, touches no page any
- * more, and frees the store when it comes back. */
-static void stop_thread(struct kv_store *s)
+ * more, and frees the store when it comes back (false). */
+static bool stop_thread(struct kv_store *s)
 {
     if (!s->has_thread) {
-        return;
+        return true;
     }
     store_lock(s);
     s->quit = s->abandon = true;
@@ -293,23 +293,26 @@ static void stop_thread(struct kv_store *s)
         pthread_detach(s->thread);
         log_warn("KV store %s: the disk does not answer, a write is left behind", s->dir);
     }
+    return ended;
 }
 
-void kv_store_close(struct kv_store *s, double flush_seconds)
+/* Nothing is written any more: the next one may, even while a reader that was given up still
+ * waits for the disk and keeps the store in memory. */
+static void give_lock_back(struct kv_store *s)
 {
-    if (!s) {
-        return;
-    }
-    kv_store_flush(s, flush_seconds);
-    stop_thread(s);
     store_lock(s);
-    uint32_t left = s->n_queued;
+    int lock = s->lock;
+    s->lock = -1;
+    s->state = KV_STORE_READ_ONLY; /* readers remove no bad files any more */
     store_unlock(s);
-    if (left > 0) { /* a cache's loss, but not a silent one */
-        log_at(flush_seconds > 0 ? LOG_WARN : LOG_INFO,
-               "KV store %s: %u files were not written within %g s of the end", s->dir, left,
-               flush_seconds);
+    if (lock >= 0) {
+        s->fs->close(s->fs->user, lock);
     }
+}
+
+/* What the writer did not get to goes back to the owner. */
+static void drain(struct kv_store *s)
+{
     store_lock(s);
     if (s->active) { /* the writer hangs in it: its references go back, the item stays there */
         struct kv_item copy = *s->active;
@@ -328,6 +331,27 @@ void kv_store_close(struct kv_store *s, double flush_seconds)
     s->queue.end = &s->queue.head;
     store_unlock(s);
     kv_store_poll(s);
+}
+
+void kv_store_close(struct kv_store *s, double flush_seconds)
+{
+    if (!s) {
+        return;
+    }
+    kv_store_flush(s, flush_seconds);
+    bool ended = stop_thread(s);
+    store_lock(s);
+    uint32_t left = s->n_queued;
+    store_unlock(s);
+    if (left > 0) { /* a cache's loss, but not a silent one */
+        log_at(flush_seconds > 0 ? LOG_WARN : LOG_INFO,
+               "KV store %s: %u files were not written within %g s of the end", s->dir, left,
+               flush_seconds);
+    }
+    drain(s);
+    if (ended) {
+        give_lock_back(s);
+    }
     store_unref(s);
 }
 

@@ -51,6 +51,12 @@ static uint32_t pending(void *impl, void *seq)
     return fathom_session_pending(seq);
 }
 
+static size_t explain(void *impl, void *seq, char *out, size_t n)
+{
+    (void)impl;
+    return fathom_session_explain(seq, out, n);
+}
+
 static void checkpoint(void *impl, void *seq)
 {
     (void)impl;
@@ -111,6 +117,7 @@ static const struct model_ops engine_ops = {
     .set = set,
     .append = append,
     .pending = pending,
+    .explain = explain,
     .checkpoint = checkpoint,
     .idle = idle,
     .ids = ids,

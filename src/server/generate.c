@@ -6,6 +6,8 @@
  * and the peer is watched; a peer that leaves gives the job up, which cancels it if nobody else
  * reads it. What was generated is noted for replay before the last event is sent, because the
  * next request may arrive right after it. Read next: sse.h (writers), sched.c. */
+#include <stdio.h>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "server/server_int.h"
@@ -35,10 +37,15 @@ void exchange_end(struct exchange *x)
 static void log_end(struct exchange *x, bool complete)
 {
     const struct job_usage *u = &x->writer.msg.usage;
-    log_info("%s %d %s: %u prompt tokens, %u cached, %u out (%u reasoning); queue %.2f s, "
+    char known[96] = "";
+    if (u->end) { /* no text: the log may be kept */
+        snprintf(known, sizeof known, " (disk %u; known up to %u: %s)", u->cached_disk,
+                 u->matched, u->end);
+    }
+    log_info("%s %d %s: %u prompt tokens, %u cached%s, %u out (%u reasoning); queue %.2f s, "
              "prompt %.2f s, answer %.2f s%s",
              x->id, complete ? x->status : 499, endpoint_name(x->endpoint), u->prompt,
-             u->cached, u->output, u->reasoning, u->queued_s, u->prefill_s, u->decode_s,
+             u->cached, known, u->output, u->reasoning, u->queued_s, u->prefill_s, u->decode_s,
              complete ? "" : "; the client left");
 }
 

@@ -79,6 +79,9 @@ struct job_event {
 
 struct job_usage {
     uint32_t prompt, cached, output, reasoning;
+    uint32_t cached_disk; /* of cached, those that came from files */
+    uint32_t matched;     /* where the known beginning of the prompt ends ... */
+    const char *end;      /* ... and why: fathom_reuse_end_name; NULL: it did not start */
     double queued_s, prefill_s, decode_s, first_token_s; /* first_token: since submission */
 };
 

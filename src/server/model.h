@@ -37,6 +37,8 @@ struct model_ops {
                fathom_err *err);
     int (*append)(void *impl, void *seq, uint32_t id, fathom_err *err);
     uint32_t (*pending)(void *impl, void *seq);
+    /* As fathom_session_explain, of the last set. NULL: the model has nothing to say. */
+    size_t (*explain)(void *impl, void *seq, char *out, size_t n);
     void (*checkpoint)(void *impl, void *seq);
     /* The sequence will not be used for a while: what is worth it may go to the disk. */
     void (*idle)(void *impl, void *seq);

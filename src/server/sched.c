@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "server/trace.h"
 
 enum {
     RESERVE_OPEN = 8192,  /* tokens of an answer without a limit that memory is kept for */
@@ -209,6 +210,25 @@ static void run_free(struct run *r)
     mem_free(r);
 }
 
+/* Rows of files that are used without computing again. */
+static uint32_t from_disk(const fathom_reuse *r)
+{
+    return MIN(r->disk, r->kept);
+}
+
+/* Why the prompt has to be computed from where it has, with the text around. May read the
+ * beginning of one file, which a server with a trace can afford. */
+static void trace_reuse(struct sched *s, const struct run *r)
+{
+    char text[4096];
+    const struct model *m = s->slots.m;
+    if (s->cfg.trace && m->ops->explain) {
+        size_t n = m->ops->explain(m->impl, r->seq, text, sizeof text);
+        trace_text(s->cfg.trace, r->job->spec.id, "reuse",
+                   (struct slice){text, MIN(n, sizeof text - 1)});
+    }
+}
+
 /* Gives the job a sequence and puts it on the list. err: of PLACE_ERROR. */
 static enum place start_job(struct sched *s, struct job *j, fathom_err *err)
 {
@@ -231,9 +251,10 @@ static enum place start_job(struct sched *s, struct job *j, fathom_err *err)
     struct metrics *m = s->cfg.metrics;
     metrics_observe(&m->queue_wait, r->started - j->submitted);
     atomic_fetch_add(&m->prompt_tokens, j->spec.prompt.n);
-    uint32_t disk = MIN(r->reuse.disk, r->reuse.kept);
+    uint32_t disk = from_disk(&r->reuse);
     atomic_fetch_add(&m->cached_live, r->reuse.kept - disk);
     atomic_fetch_add(&m->cached_disk, disk);
+    trace_reuse(s, r);
     job_put(j, (struct job_event){.kind = JOB_EV_START, .n = r->reuse.kept}, (struct slice){0},
             NULL, 0);
     return PLACE_OK;
@@ -290,6 +311,9 @@ static struct job_usage usage_of(const struct run *r)
     return (struct job_usage){
         .prompt = (uint32_t)r->job->spec.prompt.n,
         .cached = r->reuse.kept,
+        .cached_disk = from_disk(&r->reuse),
+        .matched = r->reuse.matched,
+        .end = fathom_reuse_end_name(r->reuse.end),
         .output = r->decoder.n_output,
         .reasoning = r->decoder.n_reasoning,
         .queued_s = r->started - r->job->submitted,

@@ -15,6 +15,7 @@ struct sched_config {
     /* Longest time that prompt tokens may add to one step while answers are being written. */
     double stall_seconds;
     struct metrics *metrics; /* borrowed */
+    struct trace *trace;     /* borrowed; why prompts had to be computed; NULL: not said */
 };
 
 struct sched *sched_new(const struct sched_config *cfg); /* NULL: out of memory */

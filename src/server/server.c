@@ -52,8 +52,10 @@ static int open_parts(struct server *s, fathom_err *err)
     if (rc) {
         return rc;
     }
-    s->sched = sched_new(&(struct sched_config){
-        .max_queue = c->max_queue, .stall_seconds = c->stall_seconds, .metrics = &s->metrics});
+    s->sched = sched_new(&(struct sched_config){.max_queue = c->max_queue,
+                                                .stall_seconds = c->stall_seconds,
+                                                .metrics = &s->metrics,
+                                                .trace = s->trace});
     s->replay = replay_new(REPLAY_BYTES);
     if (!s->sched || !s->replay) {
         return err_nomem(err, "the server", sizeof *s);

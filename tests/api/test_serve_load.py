@@ -93,6 +93,25 @@ def test_a_prompt_outlives_the_server(work):
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 1024, again["usage"]  # one window is computed again
         assert again["choices"] == first["choices"]
         assert s.metric("prompt_tokens_cached_total", '{source="disk"}') > 1024
+        assert re.search(r" cached \(disk \d{4}; known up to \d+: [a-z ]+\), ", s.text()), s.text()
+
+
+def test_why_a_prompt_was_computed(work):
+    """For every request: the log says up to where it was known and why not further, without text; the trace also what
+    stood there before, with the text around."""
+    trace = os.path.join(work, "reuse.jsonl")
+    with serving(work, "--ctx", "2048", "--threads", "1", "--trace", trace) as s:
+        ask_for = lambda text: s.post("/v1/completions", {"model": "m", "prompt": text, "max_tokens": 1, "temperature": 0})
+        known = ask_for("word " * 300 + "apple and so on")["usage"]["prompt_tokens"]
+        ask_for("word " * 300 + "orange and so on")
+        at = int(re.search(r"known up to (\d+): diverged\), ", s.text()).group(1))
+        assert 290 < at < known, (at, known)
+        assert "apple" not in s.text() and "orange" not in s.text()
+    lines = [x["data"] for x in map(json.loads, open(trace, encoding="utf-8")) if x["kind"] == "reuse"]
+    assert len(lines) == 2 and "end: new" in lines[0], lines
+    assert f"at token {at}, after " in lines[1] and "end: diverged" in lines[1], lines[1]
+    first, now, before = lines[1].split("\n")[1:]
+    assert "word word" in first and "orang" in now and "appl" in before, lines[1]
 
 
 def test_64_streams(work):
@@ -223,7 +242,13 @@ def test_many_connections(work):
         while n_files(s) > before + 2:
             assert time.time() < end, f"{n_files(s)} files, {before} before"
             time.sleep(0.05)
-        assert s.get("/health")[0] == 200
+        while True:  # the server learns of the last closed connections when it looks
+            try:
+                assert s.get("/health")[0] == 200
+                break
+            except ConnectionError:
+                assert time.time() < end, "no connection is accepted"
+                time.sleep(0.05)
 
 
 def test_memory_is_flat(work):

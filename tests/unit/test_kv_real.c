@@ -432,7 +432,7 @@ static int64_t slow_pwrite(void *u, int f, const void *p, size_t n, uint64_t at)
     return kv_fs_real.pwrite(u, f, p, n, at);
 }
 
-static void hanging_here(void)
+static const struct kv_fs *slow_fs(void)
 {
     static struct kv_fs slow; /* set once: a writer that was left behind still uses it */
     if (!slow.pread) {
@@ -440,10 +440,58 @@ static void hanging_here(void)
         slow.pread = slow_pread;
         slow.pwrite = slow_pwrite;
     }
+    return &slow;
+}
+
+/* A reader that was given up keeps the store in memory, but not the lock. */
+static void reader_left_behind_here(void)
+{
+    struct rng r = {7};
+    uint32_t ids[64], pages[8] = {0, 1, 2, 3, 4};
+    init(true);
+    w.cfg.fs = slow_fs();
+    tiny_ids(&r, ids, 0, 64);
+    assert_true(tiny_open(&w));
+    assert_int_equal(tiny_save(&w, NULL, ids, 40, true, false), KV_WHY_NONE);
+    struct kv_chain c;
+    struct kv_hit hit;
+    assert_int_equal(kv_chain_init(&c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
+    kv_store_find(w.s, &c, ids, 40, &hit);
+    struct kv_load_request req = {.hit = &hit, .ids = ids, .end = 5, .pages = pages};
+    set_gate(true);
+    struct kv_load *l = kv_load_start(w.s, &c, &req);
+    wait_for_waiter();
+    struct kv_load_result res;
+    kv_load_finish(l, 0.02, &res);
+    assert_int_equal(res.why, KV_WHY_SLOW);
+    kv_hit_release(w.s, &hit);
+    kv_chain_fini(&c);
+    tiny_close(&w);
+    w.cfg.fs = NULL;
+    assert_true(tiny_open(&w));
+    assert_int_equal(stats().state, KV_STORE_WRITER);
+    struct tiny_got got = tiny_restore(&w, NULL, ids, 64);
+    assert_true(!got.wrong && got.n_segments == 5);
+    tiny_close(&w);
+    set_gate(false);
+    pthread_mutex_lock(&gate);
+    while (n_waiting > 0) {
+        pthread_cond_wait(&gate_change, &gate);
+    }
+    pthread_mutex_unlock(&gate);
+}
+static void reader_left_behind(void **state)
+{
+    (void)state;
+    everywhere(reader_left_behind_here);
+}
+
+static void hanging_here(void)
+{
     struct rng r = {6};
     uint32_t ids[64], pages[8];
     init(true);
-    w.cfg.fs = &slow;
+    w.cfg.fs = slow_fs();
     tiny_ids(&r, ids, 0, 64);
     assert_true(tiny_open(&w));
     assert_int_equal(tiny_save(&w, NULL, ids, 40, true, false), KV_WHY_NONE);
@@ -581,9 +629,10 @@ int main(void)
 {
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(threads),       cmocka_unit_test(modes),  cmocka_unit_test(strange),
-        cmocka_unit_test(two_processes), cmocka_unit_test(deaths), cmocka_unit_test(hanging),
-        cmocka_unit_test(many),
+        cmocka_unit_test(threads), cmocka_unit_test(modes),
+        cmocka_unit_test(strange), cmocka_unit_test(two_processes),
+        cmocka_unit_test(deaths),  cmocka_unit_test(reader_left_behind),
+        cmocka_unit_test(hanging), cmocka_unit_test(many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
