@@ -289,6 +289,7 @@ def tail(path, n):
 def run_client(name, case, keep):
     client = CLIENTS[name]
     version(client.package)
+    adopt_orphans()
     if not loopback_only():
         print("no network namespace to be had: only proxy settings keep the client in")
     work = os.path.realpath(tempfile.mkdtemp(prefix="fathom-client-"))
@@ -305,6 +306,7 @@ def run_client(name, case, keep):
             print(f"---- server:\n{tail(os.path.join(work, log), 3000)}")
         return 1
     finally:
+        end_children()  # cline leaves a daemon
         if keep:
             print(f"kept: {work}")
         else:
