@@ -215,8 +215,6 @@ if check metal-setup metal_ready; then
         done
     else
         build build-metal metal "$metal_tests" && run_ctest ctest-metal build/metal -L '^metal$'
-        build build-metal-tsan metal-tsan test_metal_ops_moe &&
-            FATHOM_TEST_FILTER=test_route_ties run_ctest ctest-metal-tsan build/metal-tsan -R '^test_metal_ops_moe$'
     fi
 fi
 
