@@ -211,12 +211,10 @@ if check metal-setup metal_ready; then
     if [ -n "$long" ]; then # every order, recipe and planted bug, and all of it under both sanitizers
         for preset in metal metal-asan metal-tsan; do
             build "build-$preset" $preset "$metal_tests" &&
-                FATHOM_TEST_LONG=1 run_ctest "ctest-$preset" build/$preset -L '^metal$'
+                FATHOM_TEST_LONG=1 run_ctest "ctest-$preset" build/$preset -L '^metal(-long)?$'
         done
     else
         build build-metal metal "$metal_tests" && run_ctest ctest-metal build/metal -L '^metal$'
-        build build-metal-tsan metal-tsan test_metal_ops_moe &&
-            FATHOM_TEST_FILTER=test_route_ties run_ctest ctest-metal-tsan build/metal-tsan -R '^test_metal_ops_moe$'
     fi
 fi
 

@@ -86,7 +86,7 @@ def try_bug(bug, source, build, work):
     done = run([program], cwd=source, env=env)
     if "do not compile" in done.stdout:
         raise SystemExit(f"{bug.name}: does not compile:\n{done.stdout[:3000]}")
-    if "0 test(s)" in done.stdout or "[ RUN" not in done.stdout:
+    if "Running 0 test(s)" in done.stdout or "[ RUN" not in done.stdout:
         raise SystemExit(f"{bug.name}: no test ran:\n{done.stdout[:3000]}")
     if done.returncode == 0:
         return None

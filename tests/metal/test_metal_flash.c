@@ -17,7 +17,7 @@
 #include "model/forward.h"
 #include "standin.h"
 
-enum { CTX = 16384, LONG_CTX = 1 << 20, MOST = 550, MAX_TOK = 256, MAX_PAGES = 1 << 15 };
+enum { CTX = 16384, LONG_CTX = 1 << 20, MOST = 550, MAX_TOK = 1024, MAX_PAGES = 1 << 15 };
 
 struct flash {
     struct shape shape;
@@ -165,7 +165,7 @@ static void test_prefill(void **state)
 static void test_prefill_deep(void **state)
 {
     (void)state;
-    count(LONG_CTX, MAX_TOK, 5000, 64, 1000);
+    count(LONG_CTX, MAX_TOK, 6000, 129, 1000);
 }
 
 static void test_recipes(void **state)
