@@ -24,6 +24,8 @@
 #include "quant/formats.h"
 #include "quant/tables.h"
 
+#define REGAIN_MIN 0.75f
+
 enum {
     MAX_ENTRIES = 512,
     GROUPS = FIT_N / 32,
@@ -360,7 +362,9 @@ static float refit(const struct grid *g, const struct choice *c)
  * shares add up, and a change in one direction costs a model far more than noise of the same
  * energy (measured: docs/quality.md). So the scale of a finished block goes three quarters of the
  * way (in the exponent) to where sum w x decoded = sum w x^2; the whole way would cost more
- * squared error than the reference has on some rows. */
+ * squared error than the reference has on some rows. A block that falls shorter than
+ * REGAIN_MIN, as sparse ones do, has lost single elements, which no scale brings back: it stays
+ * with least squares. */
 static float regain(const struct grid *g, const struct fit_block *b, const struct choice *c,
                     float d)
 {
@@ -373,7 +377,7 @@ static float regain(const struct grid *g, const struct fit_block *b, const struc
         x2 += load4(b->w + i) * x * x;
     }
     float gain = 0.5f * d * sum4(a) / sum4(x2);
-    if (!(gain > 0.25f && gain < 1.0f)) {
+    if (!(gain > REGAIN_MIN && gain < 1.0f)) {
         return d;
     }
     float half = sqrtf(gain);
