@@ -8,8 +8,8 @@
 
 enum { GOLDEN_VOCAB = 101 };
 
-/* The model as a GGUF in memory, 4096-aligned; free with mem_free. big: type of the dense and expert
- * matrices, QT_F32 or an encodable one of blocks of 32. */
+/* The model as a GGUF in memory, 4096-aligned; free with mem_free. big: type of the dense and
+ * expert matrices, QT_F32 or an encodable one of blocks of 32. */
 int golden_build(unsigned char **out, size_t *n_bytes, uint32_t big, fathom_err *err);
 /* Token id of position p of the golden sequence. */
 uint32_t golden_id(uint32_t p);

@@ -1,7 +1,8 @@
-/* test_metal_flash.c - programs of V4 Flash on the stand-in device, which counts and checks all calls
- * but runs no kernel: dispatches of a token as counted by the device and by the planner, at most 550;
- * verification and prefill programs in bounded command buffers; and that kernels exist for what every
- * recipe of the converter makes. The weights are an address range without memory behind it. */
+/* test_metal_flash.c - programs of V4 Flash on the stand-in device, which counts and checks all
+ * calls but runs no kernel: dispatches of a token as counted by the device and by the planner, at
+ * most 550; verification and prefill programs in bounded command buffers; and that kernels exist
+ * for what every recipe of the converter makes. The weights are an address range without memory
+ * behind it. */
 // links: engine
 #include <setjmp.h>
 #include <stdarg.h>
@@ -160,8 +161,8 @@ static void test_prefill(void **state)
     (void)state;
     count(CTX, 64, 2000, 43, 128);
 }
-/* A layer's scores over a million tokens take more than one command buffer, and all layers more than
- * may be in flight. */
+/* A layer's scores over a million tokens take more than one command buffer, and all layers more
+ * than may be in flight. */
 static void test_prefill_deep(void **state)
 {
     (void)state;

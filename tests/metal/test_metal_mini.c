@@ -1,8 +1,8 @@
-/* test_metal_mini.c - a short generation of the mini model through the Metal backend on the emulated
- * device, against `ref` and the cpu backend: the prompt as one step (many tokens), greedy decoding
- * token by token, and the same tokens as one verification step. The same tokens from all, logits as
- * near to ref as those of cpu, and on metal the same bits from decoding and verification. Two recipes
- * of the converter; with FATHOM_TEST_LONG every recipe. */
+/* test_metal_mini.c - a short generation of the mini model through the Metal backend on the
+ * emulated device, against `ref` and the cpu backend: the prompt as one step (many tokens), greedy
+ * decoding token by token, and the same tokens as one verification step. The same tokens from all,
+ * logits as near to ref as those of cpu, and on metal the same bits from decoding and verification.
+ * Two recipes of the converter; with FATHOM_TEST_LONG every recipe. */
 // links: engine factory
 #include <math.h>
 #include <setjmp.h>
