@@ -3,7 +3,8 @@
  *
  * Paths: /v1/X and /X are the same, doubled slashes are one, one slash at the end is ignored, the
  * query is not looked at. Order of the checks: Host (nobody else's page may even ask), Origin,
- * preflight, key, path, method, size and form of the body. Read next: generate.c, models.c, page.c. */
+ * preflight, key, path, method, size and form of the body. Read next: generate.c, models.c,
+ * page.c. */
 #include <ctype.h>
 #include <stdio.h>
 #include <strings.h>

@@ -354,6 +354,7 @@ $("new").addEventListener("click", () => {
   showAll();
   $("prompt").focus();
 });
+$("settings").addEventListener("submit", (event) => event.preventDefault());
 $("settings-toggle").addEventListener("click", (event) => {
   $("settings").hidden = !$("settings").hidden;
   event.target.setAttribute("aria-expanded", String(!$("settings").hidden));
