@@ -138,12 +138,22 @@ setup_tests() {
     find_clang || missing="$missing$(deb_missing clang)"
     # shellcheck disable=SC2086
     apt_install $missing
+    setup_browser
     find_python || true
     if ! find_clang; then # the sanitizer and fuzzer runtimes are a package of their own
         version=$(clang --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\).*/\1/p')
         [ -z "$version" ] || apt_install "libclang-rt-$version-dev"
         find_clang || true
     fi
+}
+
+# setup_browser: Chromium for the test of the server's page, which is skipped without it (Ubuntu has
+# it as a snap only, which does not run everywhere).
+setup_browser() {
+    have chromedriver && { have chromium || have google-chrome; } && return 0
+    # shellcheck disable=SC2046
+    (apt_install $(deb_missing chromium chromium-driver)) ||
+        say "Chromium is not to be had: the test of the server's page will be skipped"
 }
 
 # arm64_libs DIR: unpacks the arm64 packages that the tests need into DIR. apt works on lists and a

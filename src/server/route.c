@@ -3,7 +3,8 @@
  *
  * Paths: /v1/X and /X are the same, doubled slashes are one, one slash at the end is ignored, the
  * query is not looked at. Order of the checks: Host (nobody else's page may even ask), Origin,
- * preflight, key, path, method, size and form of the body. Read next: generate.c, models.c. */
+ * preflight, key, path, method, size and form of the body. Read next: generate.c, models.c,
+ * page.c. */
 #include <ctype.h>
 #include <stdio.h>
 #include <strings.h>
@@ -34,6 +35,8 @@ static const struct route {
     {"models/", EP_MODELS, GET, true, false, false},
     {"health", EP_HEALTH, GET, false, false, true},
     {"", EP_PAGE, GET, false, false, true},
+    {"page.css", EP_PAGE, GET, false, false, true},
+    {"page.js", EP_PAGE, GET, false, false, true},
     {"metrics", EP_METRICS, GET, false, false, false},
     {"props", EP_PROPS, GET, false, false, false},
     {"tokenize", EP_TOKENIZE, POST, false, false, false},
@@ -340,6 +343,7 @@ void route_handle(void *server, struct http_request *http)
     case EP_COUNT_TOKENS: handle_count_tokens(x); break;
     case EP_MODELS: handle_models(x); break;
     case EP_METRICS: handle_metrics(x); break;
+    case EP_PAGE: handle_page(x); break;
     case EP_PROPS: handle_props(x); break;
     case EP_TOKENIZE:
         if (strcmp(x->tail, "tokenize") == 0) {

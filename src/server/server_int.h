@@ -64,6 +64,9 @@ void reply_json(struct exchange *x, int status, struct buf *body);
 void handle_generate(struct exchange *x, enum protocol proto);
 void handle_count_tokens(struct exchange *x);
 
+/* page.c: what people see at / */
+void handle_page(struct exchange *x);
+
 /* models.c: the small endpoints */
 void handle_health(struct exchange *x);
 void handle_models(struct exchange *x);
