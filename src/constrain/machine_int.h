@@ -73,10 +73,12 @@ void set_step_mark(struct machine *m, struct thread t);
 bool thread_is_free(const struct machine *m, const struct thread *t, enum trie_text *which,
                     uint32_t *most);
 
-/* machine.c */
+/* intern.c */
 uint32_t frame_intern(struct machine *m, uint32_t parent, uint32_t ret, uint64_t data);
 /* The state of m->set (which is sorted and freed of doubles); STATE_UNKNOWN: no room. */
 uint32_t machine_intern(struct machine *m);
+
+/* machine.c */
 uint32_t machine_step(struct machine *m, uint32_t s, unsigned char c);
 /* Forgets everything but the positions. False: memory is out. */
 bool machine_reset(struct machine *m);

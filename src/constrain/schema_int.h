@@ -1,5 +1,5 @@
-/* schema_int.h - inside of the schema compiler: lists of parts (schema.c), what they say together
- * (schema_view.c), the nodes (schema_emit.c), automata of texts (schema_text.c). */
+/* schema_int.h - inside of the schema compiler, from above: the loop (schema.c), the nodes (schema_emit.c), automata
+ * of texts (schema_text.c), what parts say together (schema_view.c), lists of parts (schema_list.c). */
 #ifndef CONSTRAIN_SCHEMA_INT_H
 #define CONSTRAIN_SCHEMA_INT_H
 
