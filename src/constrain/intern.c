@@ -1,5 +1,5 @@
-/* intern.c - stacks and sets of the machine, kept once each (machine_int.h). Their numbers depend on
- * what was read before; nothing that is decided depends on them: sets are sorted by content. */
+/* intern.c - stacks and sets of the machine, kept once each (machine_int.h). Their numbers depend
+ * on what was read before; nothing that is decided depends on them: sets are sorted by content. */
 #include "constrain/machine_int.h"
 
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-/* schema_int.h - inside of the schema compiler, from above: the loop (schema.c), the nodes (schema_emit.c), automata
- * of texts (schema_text.c), what parts say together (schema_view.c), lists of parts (schema_list.c). */
+/* schema_int.h - inside of the schema compiler, from above: the loop (schema.c), the nodes
+ * (schema_emit.c), automata of texts (schema_text.c), what parts say together (schema_view.c),
+ * lists of parts (schema_list.c). */
 #ifndef CONSTRAIN_SCHEMA_INT_H
 #define CONSTRAIN_SCHEMA_INT_H
 

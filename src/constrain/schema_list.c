@@ -1,5 +1,6 @@
-/* schema_list.c - what all files of the schema compiler stand on: errors with their place, references,
- * lists of the parts that a value must satisfy together, and the work list of rules to be made. */
+/* schema_list.c - what all files of the schema compiler stand on: errors with their place,
+ * references, lists of the parts that a value must satisfy together, and the work list of rules to
+ * be made. */
 #include "constrain/schema_int.h"
 
 #include <stdlib.h>
@@ -68,7 +69,7 @@ bool schema_ok(const struct schema *s)
     return s->err.code == 0 && s->g->err.code == 0;
 }
 
-static bool no_memory(struct schema *s)
+static bool lists_no_memory(struct schema *s)
 {
     if (!s->err.code) {
         err_nomem(&s->err, "a schema", sizeof *s);
@@ -209,7 +210,7 @@ static bool grow(struct schema *s, void **p, uint32_t n, uint32_t *cap, size_t b
     uint32_t want = *cap ? *cap * 2 : 64;
     void *q = want <= 2 * LISTS_MAX ? mem_realloc(*p, want, bytes) : NULL;
     if (!q) {
-        return no_memory(s);
+        return lists_no_memory(s);
     }
     *p = q;
     *cap = want;
@@ -236,7 +237,7 @@ uint32_t list_of(struct schema *s, const struct parts *p)
     }
     struct part *own = arena_alloc(&s->arena, (p->n + 1) * sizeof *own);
     if (!own || !grow(s, &lists, s->n_list, &s->cap_list, sizeof *s->list)) {
-        no_memory(s);
+        lists_no_memory(s);
         return 0;
     }
     s->list = lists;

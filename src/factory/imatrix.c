@@ -1,5 +1,5 @@
-/* imatrix.c - values of an open importance matrix, and the importance of a matrix's columns that they
- * are turned into (imatrix.h). Opening: imatrix_open.c. */
+/* imatrix.c - values of an open importance matrix, and the importance of a matrix's columns that
+ * they are turned into (imatrix.h). Opening: imatrix_open.c. */
 #include "factory/imatrix_int.h"
 
 #include <float.h>

@@ -1,5 +1,5 @@
-/* imatrix_open.c - opening an importance matrix of either form (imatrix_gguf.c, imatrix_legacy.c) and
- * checking all of it: values, names, the digest. */
+/* imatrix_open.c - opening an importance matrix of either form (imatrix_gguf.c, imatrix_legacy.c)
+ * and checking all of it: values, names, the digest. */
 #include "factory/imatrix_int.h"
 
 #include <math.h>

@@ -25,22 +25,6 @@ struct kv_item *queue_pop(struct kv_queue *q)
     return it;
 }
 
-static void item_free(struct kv_item *it)
-{
-    mem_free(it->ids);
-    mem_free(it->tail);
-    mem_free(it);
-}
-
-void items_free(struct kv_item *it)
-{
-    while (it) {
-        struct kv_item *next = it->next;
-        item_free(it);
-        it = next;
-    }
-}
-
 void item_done_locked(struct kv_store *s, struct kv_item *it, enum kv_why why)
 {
     s->n_queued--;

@@ -1,7 +1,6 @@
 /* store_int.h - what the files of the disk store share: the store itself, the queue, and who
- * may do what. store.c opens, finds and counts; scan.c lists the directory and takes the lock;
- * queue.c
- * queues; writer.c writes and evicts; loader.c reads.
+ * may do what. From above: store.c opens, finds and counts; writer.c writes and evicts; loader.c
+ * reads; queue.c queues; scan.c lists the directory and takes the lock; store_base.c is below all.
  *
  * Locking. `mu` guards everything below it but what is said; it is never held during a system
  * call or a callback. Functions named *_locked are called with it. Background work (scanning,
@@ -103,7 +102,7 @@ struct kv_store {
     struct kv_store_stats stats; /* the counters only */
 };
 
-/* ---- store.c ---- */
+/* ---- store_base.c ---- */
 double store_mono(const struct kv_store *s);
 int64_t store_wall(const struct kv_store *s);
 void store_lock(struct kv_store *s);
@@ -111,6 +110,8 @@ void store_unlock(struct kv_store *s);
 /* Waits on one of the store's conditions for at most `seconds`; may end early. */
 void store_wait_locked(struct kv_store *s, pthread_cond_t *c, double seconds);
 void store_unref(struct kv_store *s); /* frees the store with the last one */
+void item_free(struct kv_item *it);
+void items_free(struct kv_item *first);
 void store_remember_locked(struct kv_store *s, const struct kv_key *to, enum kv_why why);
 enum kv_why store_recall_locked(const struct kv_store *s, const struct kv_key *to);
 /* Another state, said once in the log. */
@@ -155,7 +156,6 @@ int scan_folder_handle(struct kv_store *s, const struct kv_folder *f);
 /* ---- queue.c ---- */
 void queue_push(struct kv_queue *q, struct kv_item *it);
 struct kv_item *queue_pop(struct kv_queue *q);
-void items_free(struct kv_item *first);
 /* An item that was taken out goes to the owner, who releases what it gave. */
 void item_done_locked(struct kv_store *s, struct kv_item *it, enum kv_why why);
 void drop_queue_locked(struct kv_store *s, enum kv_why why);
