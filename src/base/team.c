@@ -88,7 +88,9 @@ void team_barrier(struct team *t)
         return;
     }
     atomic_store(&t->arrived, 0);
-    atomic_store(&t->generation, seen + 1);
+    /* An exchange, not a store: also emulators that order a store and a later load less strictly
+     * than the arm64 manual (QEMU 7.2) then do not move the look for sleepers before it. */
+    (void)atomic_exchange(&t->generation, seen + 1);
     if (atomic_load(&t->sleepers) > 0) {
         pthread_mutex_lock(&t->lock);
         pthread_cond_broadcast(&t->wake);
