@@ -119,8 +119,8 @@ static void hostile(const struct token_trie *trie)
         "{\"pattern\":\"(a|b)*a(a|b){20}\"}", "{\"pattern\":\"^(.{0,60}x){0,30}$\"}",
         "{\"pattern\":\"((a{0,40}){0,40}){0,40}\"}",
         "{\"pattern\":\"^[^a]{0,2000}$\",\"maxLength\":1900}",
-        "{\"anyOf\":[{\"$ref\":\"#/d/a\"},{\"$ref\":\"#/d/b\"}],\"d\":{\"a\":{\"pattern\":\"^(a|b|ab)*c{900}$\"},"
-        "\"b\":{\"pattern\":\"^([a-y]*z){80}$\",\"minLength\":50,\"maxLength\":90}}}"};
+        ("{\"anyOf\":[{\"$ref\":\"#/d/a\"},{\"$ref\":\"#/d/b\"}],\"d\":{\"a\":{\"pattern\":\"^(a|b|ab)*c{900}$\"},"
+        "\"b\":{\"pattern\":\"^([a-y]*z){80}$\",\"minLength\":50,\"maxLength\":90}}}")};
     /* clang-format on */
     for (size_t i = 0; i <= ARRAY_LEN(text); i++) {
         struct buf b = {0};
