@@ -4,7 +4,7 @@
 # subsets, a clang build and every fuzz target. The last line is "N passed, N failed, N skipped";
 # the exit status is 1 if anything failed. Logs stay in build/test-logs.
 #
-#   ./test.sh          about 25 minutes on 2 cores
+#   ./test.sh          about half an hour on 2 cores
 #   ./test.sh --long   60 s per fuzz target, all tests under the sanitizers, 20 times the fault runs
 #                      and operations of the disk store, and a conversation of a million tokens on it (3.7 GB)
 # shellcheck disable=SC2317,SC2016  # functions are called through check and xargs
