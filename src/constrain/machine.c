@@ -1,8 +1,6 @@
 /* machine.c - see machine.h: the life of a machine, its positions, and what they may read. */
 #include "constrain/machine_int.h"
 
-#include <stdlib.h>
-
 #include "text/text.h"
 
 /* ---- life ---- */

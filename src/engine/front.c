@@ -11,8 +11,6 @@ void session_drop_front(fathom_session *s, uint32_t i)
     memmove(&s->front[i], &s->front[i + 1], (s->n_front - i) * sizeof s->front[0]);
 }
 
-/* Of front[0..n) those at positions <= keep, ascending, each position once; more than the session
- * keeps are thinned. */
 void session_take_fronts(fathom_session *s, struct frontier *const *front, uint32_t n,
                          uint32_t keep)
 {

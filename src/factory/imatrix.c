@@ -4,10 +4,8 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/num.h"
-#include "factory/journal.h"
 #include "gguf/gguf.h"
 
 /* ---- reading ---- */

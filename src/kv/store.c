@@ -3,15 +3,12 @@
 #include "kv/store_int.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/num.h"
 
 enum {
     MAX_READERS = 16,

@@ -6,11 +6,9 @@
  * preflight, key, path, method, size and form of the body. Read next: generate.c, models.c,
  * page.c. */
 #include <ctype.h>
-#include <stdio.h>
 #include <strings.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "server/server_int.h"
 
 enum { MAX_HEADERS = 100 };

@@ -21,6 +21,13 @@ export const citySchema = {
   type: 'object', properties: { city: { type: 'string' } }, required: ['city'], additionalProperties: false,
 };
 
+/** The promise must fail as this class of error; returns the error. */
+export async function fails(promise, kind) {
+  const e = await promise.then(() => assert.fail(`no ${kind.name}`), (error) => error);
+  assert.ok(e instanceof kind, `${e?.constructor?.name} instead of ${kind.name}: ${e?.message}`);
+  return e;
+}
+
 const tests = [];
 export const test = (name, fn) => tests.push([name, fn]);
 

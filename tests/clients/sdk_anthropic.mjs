@@ -1,19 +1,12 @@
 // The official @anthropic-ai/sdk: messages, streams, tools, counting, errors, retries, abort.
 import Anthropic from '@anthropic-ai/sdk';
-import { assert, busy, cancelled, citySchema, hello, keyedUrl, model, outlivesFullQueue, run, test, tinyUrl, url, weather } from './check.mjs';
+import { assert, fails, busy, cancelled, citySchema, hello, keyedUrl, model, outlivesFullQueue, run, test, tinyUrl, url, weather } from './check.mjs';
 
 const make = (base, more = {}) => new Anthropic({ baseURL: base, apiKey: 'any', maxRetries: 0, ...more });
 const ai = make(url);
 const ask = (content, more = {}) => ({ model, max_tokens: 4000, messages: [{ role: 'user', content }], ...more });
 const tools = [{ name: 'get_weather', description: 'The weather of a city.', input_schema: citySchema }];
 const promptTokens = (u) => u.input_tokens + u.cache_read_input_tokens + u.cache_creation_input_tokens;
-
-/** The promise must fail as this class of error; returns the error. */
-async function fails(promise, kind) {
-  const e = await promise.then(() => assert.fail(`no ${kind.name}`), (error) => error);
-  assert.ok(e instanceof kind, `${e?.constructor?.name} instead of ${kind.name}: ${e?.message}`);
-  return e;
-}
 
 test('models', async () => {
   const all = (await ai.models.list()).data;

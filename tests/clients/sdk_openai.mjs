@@ -1,18 +1,11 @@
 // The official openai SDK: Chat Completions, Completions, Responses; helpers, tools, errors, retries, abort.
 import OpenAI from 'openai';
-import { assert, busy, cancelled, citySchema, hello, keyedUrl, model, outlivesFullQueue, run, test, tinyUrl, url, weather } from './check.mjs';
+import { assert, fails, busy, cancelled, citySchema, hello, keyedUrl, model, outlivesFullQueue, run, test, tinyUrl, url, weather } from './check.mjs';
 
 const make = (base, more = {}) => new OpenAI({ baseURL: `${base}/v1`, apiKey: 'any', maxRetries: 0, ...more });
 const ai = make(url);
 const user = (content) => [{ role: 'user', content }];
 const getWeather = { type: 'function', function: { name: 'get_weather', parameters: citySchema } };
-
-/** The promise must fail as this class of error; returns the error. */
-async function fails(promise, kind) {
-  const e = await promise.then(() => assert.fail(`no ${kind.name}`), (error) => error);
-  assert.ok(e instanceof kind, `${e?.constructor?.name} instead of ${kind.name}: ${e?.message}`);
-  return e;
-}
 
 test('models', async () => {
   const all = (await ai.models.list()).data;

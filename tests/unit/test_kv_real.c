@@ -443,20 +443,27 @@ static const struct kv_fs *slow_fs(void)
     return &slow;
 }
 
-/* A reader that was given up keeps the store in memory, but not the lock. */
-static void reader_left_behind_here(void)
+/* 40 tokens saved by a store on a disk that can be made to hang, and found again. */
+static void find_on_slow_disk(uint64_t seed, uint32_t ids[64], struct kv_chain *c,
+                              struct kv_hit *hit)
 {
-    struct rng r = {7};
-    uint32_t ids[64], pages[8] = {0, 1, 2, 3, 4};
+    struct rng r = {seed};
     init(true);
     w.cfg.fs = slow_fs();
     tiny_ids(&r, ids, 0, 64);
     assert_true(tiny_open(&w));
     assert_int_equal(tiny_save(&w, NULL, ids, 40, true, false), KV_WHY_NONE);
+    assert_int_equal(kv_chain_init(c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
+    kv_store_find(w.s, c, ids, 40, hit);
+}
+
+/* A reader that was given up keeps the store in memory, but not the lock. */
+static void reader_left_behind_here(void)
+{
+    uint32_t ids[64], pages[8] = {0, 1, 2, 3, 4};
     struct kv_chain c;
     struct kv_hit hit;
-    assert_int_equal(kv_chain_init(&c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
-    kv_store_find(w.s, &c, ids, 40, &hit);
+    find_on_slow_disk(7, ids, &c, &hit);
     struct kv_load_request req = {.hit = &hit, .ids = ids, .end = 5, .pages = pages};
     set_gate(true);
     struct kv_load *l = kv_load_start(w.s, &c, &req);
@@ -488,17 +495,10 @@ static void reader_left_behind(void **state)
 
 static void hanging_here(void)
 {
-    struct rng r = {6};
     uint32_t ids[64], pages[8];
-    init(true);
-    w.cfg.fs = slow_fs();
-    tiny_ids(&r, ids, 0, 64);
-    assert_true(tiny_open(&w));
-    assert_int_equal(tiny_save(&w, NULL, ids, 40, true, false), KV_WHY_NONE);
     struct kv_chain c;
     struct kv_hit hit;
-    assert_int_equal(kv_chain_init(&c, &w.cfg.identity, NULL, TINY_S, NULL), 0);
-    kv_store_find(w.s, &c, ids, 40, &hit);
+    find_on_slow_disk(6, ids, &c, &hit);
     assert_int_equal(hit.n_segments, 5);
     for (uint32_t i = 0; i < 8; i++) {
         pages[i] = i;
