@@ -1,7 +1,7 @@
 /* request.c - what the protocols share on the way from a body to a job: fields that mean the
  * same everywhere, messages, the mapping of reasoning efforts, the prompt. The rules are those of
- * the API table: unknown fields are ignored, known ones are checked. Read next: openai_chat.c,
- * messages.c, responses.c (what differs), sched.c (where the job goes). */
+ * the API table: unknown fields are ignored, known ones are checked. Read next: request_tools.c
+ * (tools), openai_chat.c, messages.c, responses.c (what differs), sched.c (where the job goes). */
 #include "server/request.h"
 
 #include <stdio.h>
@@ -253,129 +253,6 @@ struct slice read_text(struct api_request *r, const struct fields *f, const char
     return keep(r, f, &b);
 }
 
-/* ---- tools ---- */
-
-void alloc_tools(struct api_request *r, const struct fields *f, size_t n)
-{
-    if (n > MAX_TOOLS) {
-        field_fail(f, "tools", "at most %d tools", MAX_TOOLS);
-        return;
-    }
-    r->tools = r->tools ? r->tools : json_new_array(&r->arena);
-    r->tool = r->tool ? r->tool : arena_alloc(&r->arena, MAX_TOOLS * sizeof *r->tool);
-    if (!r->tools || !r->tool) {
-        no_memory(f);
-    }
-}
-
-void add_tool(struct api_request *r, const struct fields *at, const struct json *def,
-              struct api_tool tool)
-{
-    struct json *o = json_new_object(&r->arena);
-    if (r->n_tool >= MAX_TOOLS) {
-        field_fail(at, "", "more than %d tools", MAX_TOOLS);
-        return;
-    }
-    if (tool.shown.n == 0) {
-        field_fail(at, "name", "is missing or empty");
-        return;
-    }
-    bool strict = false; /* kept beside the definition: only that is shown to the model */
-    field_bool(at, "strict", &strict);
-    if (!o || !json_set(&r->arena, o, "type", json_make_str(&r->arena, SLICE("function"))) ||
-        !json_set(&r->arena, o, "strict",
-                  (struct json){.type = strict ? JSON_TRUE : JSON_FALSE}) ||
-        !json_set(&r->arena, o, "function", *def) || !json_push(&r->arena, r->tools, *o)) {
-        no_memory(at);
-        return;
-    }
-    r->tool[r->n_tool++] = tool;
-}
-
-struct json *make_function(struct api_request *r, struct slice name, const struct json *text,
-                           const struct json *parameters)
-{
-    struct json *o = json_new_object(&r->arena);
-    bool ok = o && json_set(&r->arena, o, "name", json_make_str(&r->arena, name));
-    ok = ok && (!text || json_set(&r->arena, o, "description", *text));
-    ok = ok && (!parameters || json_set(&r->arena, o, "parameters", *parameters));
-    return ok ? o : NULL;
-}
-
-const struct api_tool *request_tool(const struct api_request *r, struct slice shown)
-{
-    for (size_t i = 0; i < r->n_tool; i++) {
-        if (slice_eq(r->tool[i].shown, shown)) {
-            return &r->tool[i];
-        }
-    }
-    return NULL;
-}
-
-static void choose_named(struct api_request *r, const struct fields *f, struct slice name)
-{
-    for (size_t i = 0; i < r->n_tool; i++) {
-        if (slice_eq(r->tool[i].name, name) || slice_eq(r->tool[i].shown, name)) {
-            r->choice = CHOICE_NAMED;
-            r->choice_name = r->tool[i].shown;
-            return;
-        }
-    }
-    field_fail(f, "name", "there is no tool \"%.*s\" in this request",
-               (int)MIN(name.n, (size_t)64), name.p ? name.p : "");
-}
-
-static void read_choice_object(struct api_request *r, const struct fields *f)
-{
-    struct slice type = {0}, name = {0}, mode = {0};
-    field_str(f, "type", &type);
-    if (slice_is(type, "function") || slice_is(type, "custom") || slice_is(type, "tool")) {
-        struct fields inner = field_object(f, type.n == 6 ? "custom" : "function");
-        if (!field_str(f, "name", &name)) {
-            field_str(&inner, "name", &name);
-        }
-        choose_named(r, f, name);
-    } else if (slice_is(type, "allowed_tools")) {
-        struct fields inner = field_object(f, "allowed_tools");
-        field_str(inner.obj ? &inner : f, "mode", &mode);
-        r->choice = slice_is(mode, "required") ? CHOICE_REQUIRED : CHOICE_AUTO;
-    } else {
-        field_fail(f, "type", "\"%.*s\" is not a choice that this server can force",
-                   (int)MIN(type.n, (size_t)64), type.p ? type.p : "");
-    }
-}
-
-void read_tool_choice(struct api_request *r, const struct fields *f)
-{
-    static const struct {
-        const char *word;
-        enum tool_choice choice;
-    } words[] = {{"auto", CHOICE_AUTO},
-                 {"none", CHOICE_NONE},
-                 {"required", CHOICE_REQUIRED},
-                 {"any", CHOICE_REQUIRED}};
-    const struct json *v = field(f, "tool_choice");
-    struct slice word = json_str(v);
-    if (!v) {
-        return;
-    }
-    if (v->type == JSON_OBJECT) {
-        struct fields o = field_object(f, "tool_choice");
-        read_choice_object(r, &o);
-        return;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
-        if (word.p && slice_is(word, words[i].word)) {
-            r->choice = words[i].choice;
-            if (r->choice == CHOICE_REQUIRED && r->n_tool == 0) {
-                field_fail(f, "tool_choice", "a call is required, but there are no tools");
-            }
-            return;
-        }
-    }
-    field_fail(f, "tool_choice", "must be auto, none, required, or name a tool");
-}
-
 /* ---- response format ---- */
 
 void read_format(struct api_request *r, const struct fields *f)
@@ -574,7 +451,7 @@ static void constrain_calls(struct constraint_spec *c, const struct api_request 
         return; /* the marker of a call is masked anyway, or there is nothing to call */
     }
     c->calls = r->choice == CHOICE_AUTO ? CONSTRAIN_CALLS_MAY : CONSTRAIN_CALLS_MUST;
-    c->tools = r->tools;
+    c->tools = r->allowed ? r->allowed : r->tools;
     c->one_call = r->one_call;
     if (r->choice == CHOICE_NAMED) {
         c->name = r->choice_name;

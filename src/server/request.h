@@ -36,6 +36,7 @@ struct api_request {
     size_t n_tool;
     enum tool_choice choice;
     struct slice choice_name; /* as shown in the prompt */
+    struct json *allowed;     /* the tools that may be called, of `tools`; NULL: all */
     bool one_call;
     enum constraint_kind format; /* of the content */
     const struct json *schema;

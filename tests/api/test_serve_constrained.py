@@ -84,6 +84,8 @@ SCRIPT = [
     {"match": "[bad-number]", "pieces": ["</think>", OPEN, f'write">\n<{DSML}parameter name="path" string="true">p</{DSML}parameter>\n'
                                          f'<{DSML}parameter name="n" string="', 'true">', 'false">', "2", "31",
                                          f'</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}tool_calls>']},
+    {"match": "[narrow]", "pieces": ["</think>", "Well.", OPEN, "bash", "write", f'">\n<{DSML}parameter name="path" string="true">p'
+                                     f'</{DSML}parameter>\n</{DSML}invoke>\n</{DSML}tool_calls>']},
     {"match": "[endless]", "completion": '</think>{"a": "' + "x" * 4000, "eos": False},
     {"match": "[quiet]", "completion": "thoughts only"},
     {"pieces": ["Hm.</think>", "Certainly: ", TITLE, " - is it good?"]},
@@ -158,6 +160,40 @@ def test_required_and_named():
         "model": "m", "input": "[call]", "tool_choice": "required",
         "tools": [{"type": "function", **t["function"]} for t in tools]})
     assert [o["name"] for o in got["output"] if o["type"] == "function_call"] == ["write"], got
+
+
+def test_allowed_tools():
+    """A list of allowed tools narrows what may be called, and leaves the prompt as it is."""
+    tools, write, bash = [TOOL, OTHER], ({"type": "function", "function": {"name": "write"}}), "bash"
+
+    def allowed(mode, *names):
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(names)}}
+    for mode in ("auto", "required"):
+        got = ask("[narrow]", tools=tools, tool_choice=allowed(mode, write))
+        m = got["choices"][0]["message"]
+        assert [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in m["tool_calls"]] == \
+            [("write", {"path": "p"})], got
+        assert m["content"] == ("Well." if mode == "auto" else None), got
+        assert got["usage"]["prompt_tokens"] == ask("[narrow]", tools=tools, tool_choice=write)["usage"]["prompt_tokens"]
+    # the wire form of Responses is flat; a tool of the vendor's servers was left out, and is passed over
+    flat = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "write"},
+                                                                    {"type": "web_search"}]}
+    got = server.post("/v1/responses", {"model": "m", "input": "[narrow]", "tool_choice": flat,
+                                        "tools": [{"type": "function", **t["function"]} for t in tools] + [{"type": "web_search"}]})
+    assert [o["name"] for o in got["output"] if o["type"] == "function_call"] == ["write"], got
+    # nothing allowed: as tool_choice none, and the tools stay in the prompt
+    got = ask("[call]", tools=tools, tool_choice=allowed("auto"))
+    assert not got["choices"][0]["message"].get("tool_calls") and got["choices"][0]["finish_reason"] == "stop", got
+    assert got["usage"]["prompt_tokens"] == ask("[call]", tools=tools)["usage"]["prompt_tokens"]
+    for choice, param in ((allowed("required"), "tool_choice.allowed_tools.tools"),
+                          (allowed("sometimes", write), "tool_choice.allowed_tools.mode"),
+                          (allowed("auto", {"type": "function", "function": {"name": "rm"}}), "tool_choice.allowed_tools.tools[0].name"),
+                          (allowed("auto", bash), "tool_choice.allowed_tools.tools[0]"),
+                          ({"type": "allowed_tools", "mode": "auto"}, "tool_choice.tools"),
+                          ({**flat, "tools": [{"name": "write"}]}, "tool_choice.tools[0].type")):
+        status, _, data = server.request("POST", "/v1/chat/completions", {
+            "model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": choice})
+        assert status == 400 and json.loads(data)["error"]["param"] == param, (choice, data)
 
 
 def test_auto_knows_names_only():
