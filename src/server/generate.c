@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "server/server_int.h"
 
-enum { FIRST_SILENCE = 2 }; /* seconds before the first keepalive */
+static const double first_silence = 2; /* seconds before the first keepalive */
 static const double tick = 0.25;
 
 /* ---- ends ---- */
@@ -135,9 +135,9 @@ static enum http_more fill(void *user, struct buf *out)
         log_error("%s: %s", x->id, e.msg);
     }
     now = clock_now();
-    double wait = w->begun && x->last_sent > x->started + FIRST_SILENCE
+    double wait = w->begun && x->last_sent > x->started + first_silence
                       ? x->s->cfg.keepalive_seconds
-                      : MIN((double)FIRST_SILENCE, x->s->cfg.keepalive_seconds);
+                      : MIN(first_silence, x->s->cfg.keepalive_seconds);
     if (!done && out->n == 0 && now - x->last_sent >= wait) {
         w->ops->keepalive(w, out);
     }

@@ -644,7 +644,7 @@ void http_quiesce(struct http_server *s)
 /* The last bytes of answers that have just ended are still on their way. */
 static void wait_for_responses(struct http_server *s)
 {
-    double end = clock_now() + CLOSE_SECONDS;
+    double end = clock_now() + (double)CLOSE_SECONDS;
     bool busy = true;
     while (busy && clock_now() < end) {
         pthread_mutex_lock(&s->lock);

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from planted import BUGS  # noqa: E402
 
 REASON = re.compile(r"(WARNING: ThreadSanitizer: .*|ERROR: AddressSanitizer: .*|runtime error: .*"
-                    r"|metal: .*|standin: .*|.*seed \d+.*|.*other bits.*|.* != .*|objc: .*)")
+                    r"|Test failed with exception: .*|metal: .*|standin: .*|.*seed \d+.*|.*other bits.*|.* != .*|objc: .*)")
 
 
 def change(text, bug):
@@ -92,7 +92,9 @@ def try_bug(bug, source, build, work):
         return None
     reasons = [m.group(0).strip() for m in map(REASON.search, done.stdout.splitlines()) if m]
     reasons = [r for r in reasons if not r.startswith("metal: the kernels")]
-    return reasons[0] if reasons else f"the test ended with status {done.returncode}"
+    if not reasons:
+        raise SystemExit(f"{bug.name}: the test failed, but no check said why:\n{done.stdout[-3000:]}")
+    return reasons[0]
 
 
 def main():
