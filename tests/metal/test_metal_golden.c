@@ -49,7 +49,8 @@ static double rms_to_ref(float (*x)[GOLDEN_V])
 {
     double sum = 0;
     for (uint32_t i = 0; i < N * GOLDEN_V; i++) {
-        double d = (double)ref[0][i] - (double)x[0][i];
+        double d =
+            (double)ref[i / GOLDEN_V][i % GOLDEN_V] - (double)x[i / GOLDEN_V][i % GOLDEN_V];
         sum += d * d;
     }
     return sqrt(sum / (N * GOLDEN_V));
