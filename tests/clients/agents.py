@@ -23,7 +23,8 @@ MARK = "twins-42"  # in a result of turn 2, and nowhere before
 OCCUPY = "[occupied]"
 MODEL = "deepseek-v4-flash"
 TITLE = "A greeting in a file"
-LIMIT = 120  # seconds that a client may take, the time that a case lets pass apart
+LIMIT = 240  # seconds that a client may take, the time that a case lets pass apart; on a busy machine some need 60 to start
+OCCUPIED = 180  # the longest that a full queue stays full
 
 
 class Client:
@@ -181,7 +182,7 @@ def script(client, path, case):
         lines.append({"match": client.title, "completion": f"A title.</think>{client.title_answer}"})
     turn = {"completion": f"{REASONING}</think>{TEXT}" + call_text(first), "prefill_ms": 1000 * seconds_of(case)}
     if case == "busy":
-        lines.append({"match": OCCUPY, "completion": "</think>" + "word " * 4000, "delay_ms": 20})
+        lines.append({"match": OCCUPY, "completion": "</think>" + "word " * (OCCUPIED * 50), "delay_ms": 20})
     elif case == "fault":
         lines.append({**turn, "fault_after": 4})
     return lines + [turn]
@@ -203,7 +204,7 @@ def occupied(s, case):
     s.wait_metric("requests_queued", 1)
 
     def leave():
-        end = time.time() + LIMIT / 2
+        end = time.time() + OCCUPIED
         while 'code="429"' not in s.request("GET", "/metrics")[2].decode() and time.time() < end:
             time.sleep(0.05)
         for c in reversed(connections):
