@@ -120,7 +120,8 @@ FATHOM_API void fathom_engine_close(fathom_engine *e);
 
 typedef struct fathom_info {
     const char *model_name, *backend, *arith_class, *device_name; /* owned by the engine */
-    const char *release; /* chat format: "preview" or "0731" */
+    const char *release;       /* chat format: "preview" or "0731" */
+    const char *weight_format; /* of most bytes of the weights: "Q8_0", ... */
     uint32_t n_vocab, n_layer, max_ctx, max_seq, chunk;
     bool has_tokenizer;
     uint64_t weight_bytes, kv_budget_bytes, kv_used_bytes, scratch_bytes;

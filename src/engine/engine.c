@@ -17,9 +17,23 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "gguf/gguf.h"
+#include "quant/formats.h"
 #include "text/text.h"
 
 /* ---- opening ---- */
+
+/* The name of the format that has the most bytes of the weights. */
+static const char *main_format(const struct gguf *g)
+{
+    uint64_t bytes[QT_COUNT] = {0};
+    uint32_t best = 0;
+    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        bytes[t->type] += t->bytes;
+        best = bytes[t->type] > bytes[best] ? t->type : best;
+    }
+    return qformat(best)->name;
+}
 
 static int open_file(fathom_engine *e, const fathom_engine_options *o, fathom_err *err)
 {
@@ -36,6 +50,7 @@ static int open_file(fathom_engine *e, const fathom_engine_options *o, fathom_er
         return rc;
     }
     struct slice name = {0};
+    e->weight_format = main_format(e->gguf);
     if (gguf_str(gguf_find(e->gguf, "general.name"), &name) && name.n > 0) {
         snprintf(e->name, sizeof e->name, "%.*s", (int)MIN(name.n, sizeof e->name - 1), name.p);
     } else {
@@ -283,6 +298,7 @@ void fathom_engine_info(const fathom_engine *e, fathom_info *out)
                          .arith_class = e->caps.arith_class,
                          .device_name = e->hw.device_name,
                          .release = e->shape.release_0731 ? "0731" : "preview",
+                         .weight_format = e->weight_format,
                          .n_vocab = e->shape.n_vocab,
                          .n_layer = e->shape.n_layer,
                          .max_ctx = e->max_ctx,

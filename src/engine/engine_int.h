@@ -60,6 +60,7 @@ struct fathom_engine {
     fathom_session *sessions; /* list of all */
     uint64_t frontier_serial;
     char name[256];
+    const char *weight_format; /* static */
     double load_seconds;
     /* What outlives sessions. Both may be off: tree.pool NULL, store NULL. */
     struct kv_tree tree;

@@ -42,8 +42,11 @@ int completions_read(struct api_request *r, const struct fields *f,
     int64_t n = 1, best = 1, logprobs = 0;
     r->raw = true;
     read_prompt(r, f, p->model->info.n_vocab);
-    if (field(f, "suffix")) {
-        field_fail(f, "suffix", "is not supported");
+    static const char *const refused[] = {"suffix", "grammar"};
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        if (field(f, refused[i])) {
+            field_fail(f, refused[i], "is not supported");
+        }
     }
     field_int(f, "n", 1, 1, &n);
     field_int(f, "best_of", 1, 1, &best);

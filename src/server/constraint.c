@@ -71,14 +71,20 @@ static size_t oldest(const struct constraint_cache *c)
     return best;
 }
 
-/* Makes room until the memory that is in use now, machines grow with use, is below the bound. The
- * newest stays. */
-static void shrink(struct constraint_cache *c)
+static size_t sum_bytes(const struct constraint_cache *c)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < c->n; i++) {
         bytes += machine_bytes(c->entry[i].machine);
     }
+    return bytes;
+}
+
+/* Makes room until the memory that is in use now, machines grow with use, is below the bound. The
+ * newest stays. */
+static void shrink(struct constraint_cache *c)
+{
+    size_t bytes = sum_bytes(c);
     while (c->n > 1 && (bytes > c->max_bytes || c->n == ENTRIES_MAX)) {
         size_t i = oldest(c), own = machine_bytes(c->entry[i].machine);
         machine_unref(c->entry[i].machine); /* answers that use it keep it */
@@ -96,6 +102,15 @@ static void add(struct constraint_cache *c, const unsigned char *digest, struct 
     e->used = ++c->turn;
     machine_ref(m);
     shrink(c);
+}
+
+size_t constraint_cache_bytes(struct constraint_cache *c, size_t *n)
+{
+    pthread_mutex_lock(&c->lock);
+    size_t bytes = sum_bytes(c);
+    *n = c->n;
+    pthread_mutex_unlock(&c->lock);
+    return bytes;
 }
 
 /* ---- making ---- */

@@ -45,6 +45,9 @@ void constraint_free(struct constraint *c);
 struct constraint_cache;
 struct constraint_cache *constraint_cache_new(const struct tokenizer *tok, size_t max_bytes);
 void constraint_cache_free(struct constraint_cache *c); /* after the last constraint */
+/* Memory that what is kept takes now; *n: how many. Both grow with use, bounded by max_bytes (but
+ * for the newest alone) and 256. */
+size_t constraint_cache_bytes(struct constraint_cache *c, size_t *n);
 
 /* *out NULL if nothing is constrained. Errors: FATHOM_EUNSUPPORTED, FATHOM_EFORMAT (a schema that
  * cannot be compiled), FATHOM_ELIMIT, FATHOM_ENOMEM. */

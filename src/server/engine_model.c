@@ -99,15 +99,17 @@ static int sample(void *impl, void *seq, const fathom_sampling *p, const uint32_
     return fathom_session_sample(seq, p, mask, out, err);
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages)
+static void memory(void *impl, struct model_memory *out)
 {
     fathom_info i;
     fathom_kv_info kv;
     fathom_engine_info(impl, &i);
     fathom_engine_kv(impl, &kv);
-    *used = i.kv_used_bytes;
-    *idle_pages = kv.idle_pages;
-    *budget = i.kv_budget_bytes;
+    *out = (struct model_memory){.used_bytes = i.kv_used_bytes,
+                                 .budget_bytes = i.kv_budget_bytes,
+                                 .idle_pages = kv.idle_pages,
+                                 .disk_bytes = kv.disk_used_bytes,
+                                 .disk_evicted = kv.disk_evicted_files};
 }
 
 static const struct model_ops engine_ops = {
@@ -142,6 +144,7 @@ int engine_model_init(struct model *m, fathom_engine *e, const struct tokenizer 
     snprintf(o->file, sizeof o->file, "%s", label);
     snprintf(o->backend, sizeof o->backend, "%s", i.backend);
     snprintf(o->arith_class, sizeof o->arith_class, "%s", i.arith_class);
+    snprintf(o->weights, sizeof o->weights, "%s", i.weight_format);
     snprintf(o->release, sizeof o->release, "%s", i.release ? i.release : "preview");
     o->n_vocab = i.n_vocab;
     o->n_layer = i.n_layer;

@@ -126,6 +126,8 @@ void metrics_print(struct buf *b, const struct metrics *m, uint32_t n_slots)
     print_histogram(b, "queue_wait_seconds", "Time in the queue.", &m->queue_wait);
     print_histogram(b, "ttft_seconds", "Time from a request to its first token.", &m->ttft);
     print_histogram(b, "grammar_compile_seconds", "Time to compile a constraint.", &m->grammar);
+    number(b, "grammar_cache_bytes", "gauge", "Compiled constraints that are kept.",
+           atomic_load(&m->grammar_bytes));
     head(b, "request_cancelled_total", "counter",
          "Answers whose client left before their end.");
     for (size_t i = 0; i < CANCEL_PHASES; i++) {
@@ -139,6 +141,12 @@ void metrics_print(struct buf *b, const struct metrics *m, uint32_t n_slots)
            atomic_load(&m->context_max));
     number(b, "kv_used_bytes", "gauge", "KV memory in use.", atomic_load(&m->kv_used));
     number(b, "kv_budget_bytes", "gauge", "KV memory in all.", atomic_load(&m->kv_budget));
+    number(b, "kv_disk_bytes", "gauge", "Size of all files of stored state.",
+           atomic_load(&m->disk_bytes));
+    number(b, "kv_disk_hits_total", "counter", "Prompts that took something from these files.",
+           atomic_load(&m->disk_hits));
+    number(b, "kv_disk_evictions_total", "counter", "Files that had to make room.",
+           atomic_load(&m->disk_evicted));
     number(b, "auth_failures_total", "counter", "Requests with no key or a wrong one.",
            atomic_load(&m->auth_failures));
 }

@@ -40,7 +40,7 @@ struct metrics {
     atomic_ullong cancelled[CANCEL_PHASES], joined, auth_failures;
     atomic_ullong context_max;
     atomic_uint running, queued, connections_streaming;
-    atomic_ullong kv_used, kv_budget;
+    atomic_ullong kv_used, kv_budget, disk_bytes, disk_hits, disk_evicted, grammar_bytes;
     struct histogram queue_wait, ttft, grammar;
 };
 

@@ -12,11 +12,18 @@
 struct tokenizer;
 
 struct model_info {
-    char name[128], file[128], backend[32], arith_class[64], release[16];
+    char name[128], file[128], backend[32], arith_class[64], release[16], weights[16];
     uint32_t n_vocab, n_layer, max_ctx, max_seq, chunk;
     uint64_t weight_bytes, scratch_bytes;
     uint64_t page_bytes; /* KV memory is given out in pages of page_tokens tokens */
     uint32_t page_tokens;
+};
+
+/* KV memory and what of it is kept on disk. */
+struct model_memory {
+    uint64_t used_bytes, budget_bytes;
+    uint32_t idle_pages;               /* held by no sequence, given up when memory is needed */
+    uint64_t disk_bytes, disk_evicted; /* of all files; files that had to make room */
 };
 
 /* One sequence's part of a step. */
@@ -47,9 +54,7 @@ struct model_ops {
     int (*step)(void *impl, const struct model_work *work, uint32_t n, fathom_err *err);
     int (*sample)(void *impl, void *seq, const fathom_sampling *p, const uint32_t *mask,
                   fathom_choice *out, fathom_err *err);
-    /* KV memory in use and in all; idle_pages of it are held by no sequence and are given up
-     * when memory is needed. */
-    void (*memory)(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages);
+    void (*memory)(void *impl, struct model_memory *out);
 };
 
 struct model {

@@ -46,7 +46,8 @@ static void add_model(struct buf *b, const struct server *s)
              "\"supported_parameters\":[\"tools\",\"tool_choice\",\"reasoning_effort\","
              "\"thinking\",\"temperature\",\"top_p\",\"top_k\",\"min_p\",\"seed\",\"stop\","
              "\"frequency_penalty\",\"presence_penalty\",\"logprobs\",\"top_logprobs\","
-             "\"max_tokens\"]}",
+             "\"max_tokens\",\"response_format\",\"structured_outputs\","
+             "\"parallel_tool_calls\"]}",
              day, i->max_ctx, i->max_ctx - 1);
 }
 
@@ -89,11 +90,12 @@ void handle_props(struct exchange *x)
         buf_addc(&b, ',');
         add_str(&b, "file", slice_of(i->file));
     }
-    buf_addf(&b,
-             ",\"backend\":\"%s\",\"arithmetic\":\"%s\",\"weight_bytes\":%llu,"
-             "\"scratch_bytes\":%llu,\"context_length\":%u,\"slots\":%u,\"chunk\":%u,",
-             i->backend, i->arith_class, (unsigned long long)i->weight_bytes,
-             (unsigned long long)i->scratch_bytes, i->max_ctx, i->max_seq, i->chunk);
+    buf_addf(
+        &b,
+        ",\"quantization\":\"%s\",\"backend\":\"%s\",\"arithmetic\":\"%s\",\"weight_bytes\":%llu,"
+        "\"scratch_bytes\":%llu,\"context_length\":%u,\"slots\":%u,\"chunk\":%u,",
+        i->weights, i->backend, i->arith_class, (unsigned long long)i->weight_bytes,
+        (unsigned long long)i->scratch_bytes, i->max_ctx, i->max_seq, i->chunk);
     buf_addf(&b,
              "\"kv_used_bytes\":%llu,\"kv_budget_bytes\":%llu,\"requests_running\":%u,"
              "\"requests_queued\":%u,\"max_queue\":%u,",
@@ -105,7 +107,7 @@ void handle_props(struct exchange *x)
              "\"build\":\"fathom %s\",\"chat_template\":\"deepseek-v4-%s\",\"think\":\"%s\","
              "\"max_effort\":%s,\"replay_records\":%llu,\"replay_hits\":%llu,"
              "\"features\":[\"chat\",\"completions\",\"responses\",\"messages\",\"tools\","
-             "\"reasoning\",\"logprobs\"]}",
+             "\"constrained_output\",\"reasoning\",\"logprobs\"]}",
              fathom_version(), s->policy.release == CHAT_0731 ? "0731" : "preview",
              s->policy.think, i->max_ctx >= CHAT_MAX_EFFORT_CTX ? "\"max\"" : "\"high\"",
              (unsigned long long)rs.n_records, (unsigned long long)rs.n_hits);
@@ -121,6 +123,11 @@ void handle_metrics(struct exchange *x)
                  "metrics are for this machine only (--metrics opens them)");
         reply_error(x, &e);
         return;
+    }
+    if (x->s->policy.constraints) {
+        size_t n;
+        atomic_store(&x->s->metrics.grammar_bytes,
+                     constraint_cache_bytes(x->s->policy.constraints, &n));
     }
     metrics_print(&b, &x->s->metrics,
                   atomic_load(&x->s->ready) ? x->s->model->info.max_seq : 0);

@@ -2,30 +2,42 @@
  * chat_out.c. */
 #include "server/request.h"
 
+/* {"name", "arguments"} of one call. */
+static void read_call(struct api_request *r, const struct fields *fn, struct slice id,
+                      struct chat_message *m)
+{
+    struct slice name = {0}, args = {"", 0};
+    if (!field_str(fn, "name", &name) && fn->e->fault == API_OK) {
+        field_fail(fn, "name", "is missing");
+        return;
+    }
+    const struct json *v = field(fn, "arguments");
+    if (v && v->type == JSON_STRING) {
+        args = (struct slice){v->s, v->n};
+    } else if (v) { /* some clients send the object itself */
+        args = json_text(r, fn, v);
+    }
+    if (args.n == 0) {
+        args = SLICE("{}");
+    }
+    if (fn->e->fault == API_OK && !chat_add_call(&r->conv, m, id, name, args)) {
+        no_memory(fn);
+    }
+}
+
 static void read_calls(struct api_request *r, const struct fields *f, struct chat_message *m)
 {
     const struct json *calls = field_array(f, "tool_calls");
     for (size_t i = 0; calls && i < calls->n && f->e->fault == API_OK; i++) {
         struct fields c = field_element(f, "tool_calls", calls, i);
         struct fields fn = field_object(&c, field(&c, "custom") ? "custom" : "function");
-        struct slice id = {0}, name = {0}, args = {"", 0};
+        struct slice id = {0};
         field_str(&c, "id", &id);
-        if (!field_str(&fn, "name", &name) && c.e->fault == API_OK) {
-            field_fail(&c, "function.name", "is missing");
-            return;
-        }
-        const struct json *v = field(&fn, "arguments");
-        if (v && v->type == JSON_STRING) {
-            args = (struct slice){v->s, v->n};
-        } else if (v) { /* some clients send the object itself */
-            args = json_text(r, f, v);
-        }
-        if (args.n == 0) {
-            args = SLICE("{}");
-        }
-        if (f->e->fault == API_OK && !chat_add_call(&r->conv, m, id, name, args)) {
-            no_memory(f);
-        }
+        read_call(r, &fn, id, m);
+    }
+    struct fields old = field_object(f, "function_call"); /* of the time before tools */
+    if (old.obj) {
+        read_call(r, &old, (struct slice){0}, m);
     }
 }
 
@@ -108,6 +120,7 @@ static void read_reasoning(struct api_request *r, const struct fields *f)
     struct fields kw = field_object(f, "chat_template_kwargs");
     struct fields think = {.e = f->e}, reasoning = {.e = f->e};
     struct slice type = {0};
+    int64_t budget;
     bool on;
     if (json_is(field(f, "thinking"), JSON_OBJECT)) {
         think = field_object(f, "thinking");
@@ -135,6 +148,9 @@ static void read_reasoning(struct api_request *r, const struct fields *f)
             field_fail(&think, "type", "must be enabled, disabled or adaptive");
         }
     }
+    if (field_int(&think, "budget_tokens", 1, UINT32_MAX, &budget)) {
+        r->budget = (uint32_t)budget;
+    }
     if (!field_str(f, "reasoning_effort", &r->effort) &&
         !field_str(&reasoning, "effort", &r->effort)) {
         field_str(&kw, "reasoning_effort", &r->effort);
@@ -143,7 +159,7 @@ static void read_reasoning(struct api_request *r, const struct fields *f)
 
 static void refuse_unsupported(const struct fields *f)
 {
-    static const char *const refused[] = {"audio", "web_search_options"};
+    static const char *const refused[] = {"audio", "web_search_options", "grammar"};
     int64_t n = 1;
     for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
         if (field(f, refused[i])) {

@@ -133,7 +133,7 @@ struct chat_message *next_assistant(struct api_request *r, const struct fields *
 }
 
 /* What b holds, copied into the arena. */
-static struct slice keep(struct api_request *r, const struct fields *f, struct buf *b)
+static struct slice to_arena(struct api_request *r, const struct fields *f, struct buf *b)
 {
     char *copy = b->failed ? NULL : arena_strndup(&r->arena, buf_cstr(b), b->n);
     struct slice s = {copy ? copy : "", copy ? b->n : 0};
@@ -152,7 +152,7 @@ struct slice json_text(struct api_request *r, const struct fields *f, const stru
     } else {
         buf_adds(&b, "{}");
     }
-    return keep(r, f, &b);
+    return to_arena(r, f, &b);
 }
 
 static void join(struct api_request *r, const struct fields *f, struct slice *to,
@@ -250,7 +250,7 @@ struct slice read_text(struct api_request *r, const struct fields *f, const char
             read_part(&b, &part, i == 0, p);
         }
     }
-    return keep(r, f, &b);
+    return to_arena(r, f, &b);
 }
 
 /* ---- response format ---- */

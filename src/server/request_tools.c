@@ -179,24 +179,31 @@ void read_tool_choice(struct api_request *r, const struct fields *f)
                  {"none", CHOICE_NONE},
                  {"required", CHOICE_REQUIRED},
                  {"any", CHOICE_REQUIRED}};
-    const struct json *v = field(f, "tool_choice");
+    bool old =
+        r->proto == PROTO_CHAT && !field(f, "tool_choice"); /* of the time of functions */
+    const char *name = old ? "function_call" : "tool_choice";
+    const struct json *v = field(f, name);
     struct slice word = json_str(v);
     if (!v) {
         return;
     }
     if (v->type == JSON_OBJECT) {
-        struct fields o = field_object(f, "tool_choice");
-        read_choice_object(r, &o);
+        struct fields o = field_object(f, name);
+        if (old) {
+            choose_named(r, &o, name_of(&o, SLICE("function")));
+        } else {
+            read_choice_object(r, &o);
+        }
         return;
     }
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         if (word.p && slice_is(word, words[i].word)) {
             r->choice = words[i].choice;
             if (r->choice == CHOICE_REQUIRED && r->n_tool == 0) {
-                field_fail(f, "tool_choice", "a call is required, but there are no tools");
+                field_fail(f, name, "a call is required, but there are no tools");
             }
             return;
         }
     }
-    field_fail(f, "tool_choice", "must be auto, none, required, or name a tool");
+    field_fail(f, name, "must be auto, none, required, or name a tool");
 }

@@ -254,6 +254,7 @@ static enum place start_job(struct sched *s, struct job *j, fathom_err *err)
     uint32_t disk = from_disk(&r->reuse);
     atomic_fetch_add(&m->cached_live, r->reuse.kept - disk);
     atomic_fetch_add(&m->cached_disk, disk);
+    atomic_fetch_add(&m->disk_hits, disk > 0);
     trace_reuse(s, r);
     job_put(j, (struct job_event){.kind = JOB_EV_START, .n = r->reuse.kept}, (struct slice){0},
             NULL, 0);
@@ -560,18 +561,21 @@ static int prepare(struct sched *s, struct model *m, fathom_err *err)
     return 0;
 }
 
+static void publish_memory(struct sched *s)
+{
+    struct model_memory now;
+    struct metrics *m = s->cfg.metrics;
+    s->slots.m->ops->memory(s->slots.m->impl, &now);
+    atomic_store(&m->kv_used, now.used_bytes);
+    atomic_store(&m->kv_budget, now.budget_bytes);
+    atomic_store(&m->disk_bytes, now.disk_bytes);
+    atomic_store(&m->disk_evicted, now.disk_evicted);
+}
+
 static void wait_for_work(struct sched *s)
 {
     clock_wait(&s->wake, &s->lock, 0.2);
-}
-
-static void publish_memory(struct sched *s)
-{
-    uint64_t used, budget;
-    uint32_t idle_pages;
-    s->slots.m->ops->memory(s->slots.m->impl, &used, &budget, &idle_pages);
-    atomic_store(&s->cfg.metrics->kv_used, used);
-    atomic_store(&s->cfg.metrics->kv_budget, budget);
+    publish_memory(s); /* files are written in the background */
 }
 
 static void loop(struct sched *s)

@@ -357,10 +357,10 @@ static int sample(void *impl, void *seq, const fathom_sampling *p, const uint32_
     return 0;
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *budget, uint32_t *idle_pages)
+static void memory(void *impl, struct model_memory *out)
 {
     (void)impl;
-    *used = *budget = *idle_pages = 0;
+    *out = (struct model_memory){0};
 }
 
 static const struct model_ops script_ops = {

@@ -128,19 +128,19 @@ static uint64_t pages_bytes(const struct slots *s, uint64_t tokens)
 /* KV memory that is in use or promised to running answers. */
 static uint64_t committed(struct slots *s, uint64_t *budget)
 {
-    uint64_t used, idle;
-    uint32_t idle_pages;
-    s->m->ops->memory(s->m->impl, &used, budget, &idle_pages);
-    idle = idle_pages * s->m->info.page_bytes;
-    used -= MIN(used, idle);
+    struct model_memory now;
+    s->m->ops->memory(s->m->impl, &now);
+    uint64_t idle = now.idle_pages * s->m->info.page_bytes;
+    uint64_t used = now.used_bytes - MIN(now.used_bytes, idle);
+    *budget = now.budget_bytes;
     for (uint32_t i = 0; i < s->n; i++) {
         if (s->slot[i].run) {
             uint32_t n;
             s->m->ops->ids(s->m->impl, s->slot[i].seq, &n);
             n += s->m->ops->pending(s->m->impl, s->slot[i].seq);
-            uint64_t now = pages_bytes(s, n);
+            uint64_t held = pages_bytes(s, n);
             uint64_t later = pages_bytes(s, s->slot[i].run->reserve);
-            used += later > now ? later - now : 0;
+            used += later > held ? later - held : 0;
         }
     }
     return used;

@@ -40,16 +40,14 @@ static int seq_fork(void *impl, void **out, void *seq, uint32_t n, fathom_err *e
     return rc;
 }
 
-static void memory(void *impl, uint64_t *used, uint64_t *all, uint32_t *idle_pages)
+static void memory(void *impl, struct model_memory *out)
 {
-    *used = 0;
-    *all = budget;
-    *idle_pages = 0;
+    *out = (struct model_memory){.budget_bytes = budget};
     for (uint32_t i = 0; i < n_live; i++) {
         uint32_t n;
         real->ids(impl, live[i], &n);
         n += real->pending(impl, live[i]);
-        *used += (uint64_t)(n + PAGE - 1) / PAGE * PAGE_BYTES;
+        out->used_bytes += (uint64_t)(n + PAGE - 1) / PAGE * PAGE_BYTES;
     }
 }
 
@@ -115,10 +113,9 @@ static enum place place(struct slots *s, struct run *r)
 {
     fathom_err err = {0};
     enum place p = slots_place(s, r, &err);
-    uint64_t used, all;
-    uint32_t idle_pages;
-    memory(util_model.impl, &used, &all, &idle_pages);
-    assert_true(used <= all);
+    struct model_memory now;
+    memory(util_model.impl, &now);
+    assert_true(now.used_bytes <= now.budget_bytes);
     return p;
 }
 
