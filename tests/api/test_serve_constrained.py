@@ -162,6 +162,14 @@ def test_required_and_named():
     assert [o["name"] for o in got["output"] if o["type"] == "function_call"] == ["write"], got
 
 
+def test_function_call_of_old_clients():
+    functions = [TOOL["function"], OTHER["function"]]
+    got = ask("[two]", functions=functions, function_call={"name": "write"})
+    assert [name for name, _ in call_of(got)] == ["write"], got
+    got = ask("[call]", functions=functions, function_call="none")
+    assert got["choices"][0]["finish_reason"] == "stop" and "tool_calls" not in got["choices"][0]["message"], got
+
+
 def test_allowed_tools():
     """A list of allowed tools narrows what may be called, and leaves the prompt as it is."""
     tools, write, bash = [TOOL, OTHER], ({"type": "function", "function": {"name": "write"}}), "bash"

@@ -93,6 +93,8 @@ def test_a_prompt_outlives_the_server(work):
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 1024, again["usage"]  # one window is computed again
         assert again["choices"] == first["choices"]
         assert s.metric("prompt_tokens_cached_total", '{source="disk"}') > 1024
+        assert s.metric("kv_disk_hits_total") == 1 and s.metric("kv_disk_bytes") > 4096
+        assert re.fullmatch(r"[A-Z]+[0-9][A-Z0-9_]*", s.get("/props")[1]["quantization"])
         assert re.search(r" cached \(disk \d{4}; known up to \d+: [a-z ]+\), ", s.text()), s.text()
 
 

@@ -61,6 +61,10 @@ def test_fields_of_chat():
         ({"response_format": {"type": "json_schema"}}, "response_format.schema"),
         ({"reasoning_effort": "gigantic"}, "reasoning_effort"), ({"audio": {}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"), ({"web_search_options": {}}, "web_search_options"),
+        ({"functions": [{"name": "f"}], "function_call": "any-of-them"}, "function_call"),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "g"}}, "function_call.name"),
+        ({"messages": [{"role": "assistant", "function_call": {"arguments": "{}"}}]}, "messages[0].function_call.name"),
+        ({"grammar": "root ::= x"}, "grammar"), ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
         ({"min_p": 2}, "min_p"), ({"top_k": 1.5}, "top_k"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [
             {"id": "c", "function": {"name": "f", "arguments": "{}"}}]}]}, None),
@@ -90,6 +94,20 @@ def test_accepted_though_unusual():
         server.post(path, {**chat(), **more})
     # duplicate keys: the last one counts
     server.post(path, b'{"temperature":9,"temperature":1,"messages":[{"role":"user","content":"x"}]}')
+
+
+def test_functions_of_old_clients():
+    """`functions`, `function_call` and its results mean what tools, tool_choice and tool_calls mean."""
+    path, f = "/v1/chat/completions", {"name": "f", "parameters": {"type": "object"}}
+    ask, answer = {"role": "user", "content": "x"}, {"role": "user", "content": "y"}
+    call = {"name": "f", "arguments": '{"a": 1}'}
+    old = server.post(path, {"model": "m", "functions": [f], "function_call": "none", "messages": [
+        ask, {"role": "assistant", "content": None, "function_call": call}, {"role": "function", "name": "f", "content": "r"}, answer]})
+    new = server.post(path, {"model": "m", "tools": [{"type": "function", "function": f}], "tool_choice": "none", "messages": [
+        ask, {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": call}]},
+        {"role": "tool", "tool_call_id": "c", "content": "r"}, answer]})
+    usage = new["usage"]
+    assert old["usage"]["prompt_tokens"] == usage["prompt_tokens"] == usage["prompt_tokens_details"]["cached_tokens"] + 1, (old, new)
 
 
 def test_fields_of_responses():
@@ -193,6 +211,21 @@ def test_paths_and_methods():
     assert server.request("POST", "/%00x", b"{}")[0] == 405  # the path ends at a NUL
     status, p = server.get("/props")
     assert status == 200 and p["context_length"] == 65536 and "file" not in p and "/" not in json.dumps(p["model"])
+    assert {"model", "quantization", "slots", "build", "features", "chat_template", "max_effort"} <= set(p)
+
+
+def test_metrics():
+    """All of the contract's numbers are there, each with its help and type."""
+    text = server.request("GET", "/metrics")[2].decode()
+    for name in ("requests_running", "requests_queued", "queue_wait_seconds", "prompt_tokens_total", "prompt_tokens_cached_total",
+                 "completion_tokens_total", "prefill_seconds_total", "decode_seconds_total", "ttft_seconds", "request_cancelled_total",
+                 "kv_disk_bytes", "kv_disk_hits_total", "kv_disk_evictions_total", "context_tokens_max", "grammar_compile_seconds",
+                 "auth_failures_total", "requests_total"):
+        kind = "histogram" if name in ("queue_wait_seconds", "ttft_seconds", "grammar_compile_seconds") else \
+            "gauge" if name in ("requests_running", "requests_queued", "kv_disk_bytes", "context_tokens_max") else "counter"
+        assert f"# TYPE fathom_{name} {kind}\n" in text and f"# HELP fathom_{name} " in text, name
+    for line in text.splitlines():
+        assert line.startswith("# ") or re.fullmatch(r'fathom_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
 
 
 def test_engine_fault():
