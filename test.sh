@@ -178,7 +178,7 @@ if build build-asan asan ""; then
     else
         run_ctest ctest-asan build/asan -L '^(unit|ops|fuzz)$' -E '^check_'
         FATHOM_TEST_SCRIPTS=16 run_ctest ctest-asan-reuse build/asan -R '^test_engine_(reuse|scripts)$'
-        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage|serve_(streams|rules|sched))$'
+        run_ctest ctest-asan-api build/asan -R '^api_test_(files|jsonl|plan|usage|serve_(streams|rules|sched|security))$'
     fi
 fi
 

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -25,6 +26,21 @@ void log_set_sink(void (*fn)(void *user, enum log_level level, const char *line)
     pthread_mutex_unlock(&lock);
 }
 
+/* Texts from outside must not begin lines of their own nor steer a terminal: control characters,
+ * those beyond ASCII included, become '?'. */
+static void make_plain(char *line)
+{
+    for (unsigned char *p = (unsigned char *)line; *p; p++) {
+        bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
+        if (c1) {
+            *p++ = '?';
+        }
+        if (c1 || *p < 0x20 || *p == 0x7f) {
+            *p = '?';
+        }
+    }
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
     static const char *const names[] = {"error", "warning", "info", "debug"};
@@ -33,6 +49,7 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
+    make_plain(line);
     pthread_mutex_lock(&lock);
     if (level <= max_level) {
         if (sink_fn) {

@@ -1,6 +1,7 @@
 /* log.h - the only way the library says anything on its own: levelled lines through one sink.
  * Default sink: stderr, level from FATHOM_LOG (error, warn, info, debug; default warn), read
- * once by the program and set with log_set_level. Thread-safe. */
+ * once by the program and set with log_set_level. Control characters, which may come from outside,
+ * are written as '?': a line stays one line. Thread-safe. */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
