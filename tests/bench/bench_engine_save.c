@@ -14,7 +14,7 @@
  * bootstrap over triples; the writer's rate; the bytes of the files.
  *
  * Usage: bench_engine_save DIR [threads [layers [seconds [share]]]]; share: of a core for the
- * writer in percent (0: no limit), default 0.5, as the engine sets it. */
+ * writer in percent (0: no limit), default 1, as the engine sets it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -336,7 +336,7 @@ int main(int argc, char **argv)
     }
     fathom_err err = {0};
     uint32_t threads = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
-    double share = argc > 5 ? atof(argv[5]) / 100 : 0.005;
+    double share = argc > 5 ? atof(argv[5]) / 100 : 0.01;
     double seconds = argc > 4 ? atof(argv[4]) : 30;
     struct synthetic_options so = {.shape = "flash",
                                    .recipe = "q2",
