@@ -438,26 +438,28 @@ static bool has_salt(struct kv *k, const struct kv_file *f, const char *prefix)
     return strncmp(hex, prefix, strlen(prefix)) == 0;
 }
 
-/* Is file i itself named by the command line? */
-static bool selected(struct kv *k, uint32_t i)
+/* Is file i itself named by the command line? hits: for each word, the files that it names. */
+static bool selected(struct kv *k, uint32_t i, uint32_t *hits)
 {
     const struct kv_file *f = &k->files.v[i];
     bool any = k->o->all || (k->o->salt && has_salt(k, f, k->o->salt));
     for (uint32_t a = 1; a < k->o->n_args; a++) {
-        any = any || matches(f, k->o->args[a]);
+        bool hit = matches(f, k->o->args[a]);
+        hits[a] += hit;
+        any = any || hit;
     }
     return any;
 }
 
 /* go[i]: file i is to be removed. What needs a removed file goes with it; by age, a segment goes
- * only when nothing is left that needs it. kept: room for a count per file. */
-static void choose(struct kv *k, bool *go, uint32_t *kept)
+ * only when nothing is left that needs it. kept: room for a count per file. hits: as above. */
+static void choose(struct kv *k, bool *go, uint32_t *kept, uint32_t *hits)
 {
     uint32_t n = k->files.n;
     int64_t older_than = (int64_t)time(NULL) - (int64_t)k->o->older_than * 86400;
     for (uint32_t i = 0; i < n; i++) { /* parents first */
         uint32_t p = k->files.v[i].parent;
-        go[i] = (p != UINT32_MAX && go[p]) || selected(k, i);
+        go[i] = (p != UINT32_MAX && go[p]) || selected(k, i, hits);
     }
     for (uint32_t i = n; k->o->older_than && i-- > 0;) { /* children first */
         const struct kv_file *f = &k->files.v[i];
@@ -468,9 +470,11 @@ static void choose(struct kv *k, bool *go, uint32_t *kept)
     }
 }
 
+enum { RM_KEYS = 3 }; /* at most */
+
 static int kv_rm(struct kv *k)
 {
-    uint32_t n_all = k->files.n, n = 0;
+    uint32_t n_all = k->files.n, n = 0, hits[RM_KEYS + 1] = {0};
     uint64_t bytes = 0;
     bool *go = mem_calloc(n_all, sizeof *go);
     uint32_t *kept = mem_calloc(n_all, sizeof *kept);
@@ -478,7 +482,7 @@ static int kv_rm(struct kv *k)
     if (!go || !kept) {
         k->out.failed = true;
     } else {
-        choose(k, go, kept);
+        choose(k, go, kept, hits);
     }
     for (uint32_t i = n_all; !k->out.failed && i-- > 0;) { /* children first */
         fathom_err err = {0};
@@ -496,9 +500,14 @@ static int kv_rm(struct kv *k)
     }
     mem_free(go);
     mem_free(kept);
-    if (rc == EXIT_DONE && n == 0 && k->o->n_args > 1) {
-        cmd_note("no file ends at %s", k->o->args[1]);
-        return EXIT_RUNTIME;
+    for (uint32_t a = 1; a < k->o->n_args; a++) {
+        if (hits[a] == 0) {
+            cmd_note("no file ends at %s", k->o->args[a]);
+            rc = EXIT_RUNTIME;
+        }
+    }
+    if (rc != EXIT_DONE && n == 0) {
+        return rc;
     }
     buf_addf(&k->out, "%s %u files, %s\n", k->o->dry_run ? "would remove" : "removed", n,
              cmd_bytes(bytes));
@@ -534,7 +543,7 @@ static const struct action {
 } actions[] = {{"ls", kv_ls, 0, false},
                {"show", kv_show, 1, true},
                {"verify", kv_verify, 1, false},
-               {"rm", kv_rm, 3, false},
+               {"rm", kv_rm, RM_KEYS, false},
                {"gc", kv_gc, 0, false}};
 
 static int check_usage(const struct cli *o, const struct action **out)

@@ -14,7 +14,7 @@
 #include "engine/engine_int.h"
 
 enum { DISK_READERS = 4, DISK_SAVE_MS = 500 };
-/* Of one core: enough for some 15 MB/s, far more than a CPU's prefill makes. */
+/* Of one core: enough for some 10 MB/s of pages, where a CPU's prefill makes 1 MB/s. */
 static const double writer_share = 0.01;
 
 /* ---- page access (any thread; kv/store.h) ---- */

@@ -316,6 +316,14 @@ static void write_tag(struct kv_store *s)
     }
 }
 
+/* Other threads look at the handle of the lock: kv_store_refresh, kv_store_close. */
+static void set_lock(struct kv_store *s, int fd)
+{
+    store_lock(s);
+    s->lock = fd;
+    store_unlock(s);
+}
+
 bool scan_take_lock(struct kv_store *s)
 {
     s->next_lock = store_mono(s) + (double)KV_LOCK_RETRY;
@@ -330,7 +338,7 @@ bool scan_take_lock(struct kv_store *s)
         store_unlock(s);
         return false;
     }
-    s->lock = fd;
+    set_lock(s, fd);
     store_lock(s); /* nothing is being written; leftovers are found again */
     s->reserved = s->n_left_temps = 0;
     store_unlock(s);
@@ -347,8 +355,8 @@ bool scan_take_lock(struct kv_store *s)
     }
     store_unlock(s);
     if (rc != 0) {
+        set_lock(s, -1);
         s->fs->close(s->fs->user, fd);
-        s->lock = -1;
     }
     return rc == 0;
 }
@@ -437,9 +445,10 @@ bool scan_recreate(struct kv_store *s)
     s->root = root;
     s->own = -1;
     store_unlock(s);
-    if (s->lock >= 0) {
-        s->fs->close(s->fs->user, s->lock);
-        s->lock = -1;
+    int lock = s->lock;
+    if (lock >= 0) {
+        set_lock(s, -1);
+        s->fs->close(s->fs->user, lock);
     }
     log_warn("KV store %s: the directory had vanished, it was made again", s->dir);
     if (!scan_take_lock(s) || scan_own_folder(s, true) != 0) {

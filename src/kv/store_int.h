@@ -21,6 +21,7 @@ enum {
     KV_PAUSE_MIN = 30,      /* seconds without writing after the disk was full ... */
     KV_PAUSE_MAX = 600,     /* ... doubling up to this */
     KV_RECREATE = 60,       /* at most once in so many seconds */
+    KV_REST_MAX = 2,        /* seconds that the writer rests after one file */
     KV_PERSIST = 600,       /* file times are renewed if older than this */
     KV_OLD_DIRS = 16,       /* handles of directories that vanished, closed at the end */
     KV_LEFT_TEMPS = 16,     /* temporaries that could not be removed */

@@ -525,7 +525,7 @@ static double cpu_seconds(void)
 /* After work that took so much CPU time: rests, so that its share of a core stays small. */
 static void rest(struct kv_store *s, double cpu)
 {
-    double end = clock_now() + MIN(cpu / s->writer_share, 1.0), left;
+    double end = clock_now() + MIN(cpu / s->writer_share, (double)KV_REST_MAX), left;
     store_lock(s);
     while (!s->quit && s->n_waiting == 0 && s->queued_bytes <= s->queue_max / 4 &&
            (left = end - clock_now()) > 0) {

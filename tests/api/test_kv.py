@@ -119,6 +119,8 @@ def test_remove():
     assert listing(d)["files"] == l["files"]
     bad(1, "no file", "kv", "rm", "0123456789", "--kv-dir", d)
     front = next(f for f in l["files"] if f["kind"] == "frontier")
+    code, out, err = run("kv", "rm", front["key"][:16], "0123456789", "--dry-run", "--kv-dir", d)
+    assert code == 1 and b"would remove 1 files" in out and "ends at 0123456789" in err, (out, err)
     assert "removed 1 files" in good("kv", "rm", front["key"][:16], "--kv-dir", d)
     assert len(listing(d)["files"]) == n - 1
     assert "removed 0 files" in good("kv", "rm", "--older-than", "1", "--kv-dir", d)

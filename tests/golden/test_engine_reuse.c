@@ -3,8 +3,8 @@
  * give the bits of a plain computation; a load that fails changes nothing; and what was reused,
  * and why no more, is told.
  *
- * FATHOM_TEST_LONG=1: every length, not only those near boundaries. Random scripts:
- * test_engine_scripts.c. */
+ * FATHOM_TEST_LONG=1: every length of the wide model, not only those near boundaries. Random
+ * scripts: test_engine_scripts.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +20,8 @@
 #include "golden/state_bytes.h"
 #include "kv/geom.h"
 
-static struct random_model wide; /* A = 128, as the real one */
+static struct random_model wide;  /* A = 128, as the real one */
+static struct random_model small; /* A = 8, W = 6: many boundaries in few tokens */
 
 /* ---- every length: cold, from RAM, from files with and without frontier ---- */
 
@@ -44,66 +45,74 @@ static void remove_frontier(void *user, const char *path, int fd)
     }
 }
 
+static void same_logits(fathom_session *s, uint32_t n, const float *want, const char *how,
+                        const fathom_reuse *r)
+{
+    if (memcmp(fathom_session_logits(s, 0), want, V * sizeof *want) != 0) {
+        fail_msg("n %u, %s: logits differ (kept %u, rerun %u, ram %u, disk %u, frontier %u)", n,
+                 how, r->kept, r->rerun, r->ram, r->disk, r->frontier);
+    }
+}
+
 /* n + 2 tokens must give these logits, with at least `disk` tokens from files. */
 static void continues(fathom_engine *e, uint32_t n, const float *want, uint32_t disk,
-                      bool no_frontier)
+                      const char *how, bool no_frontier)
 {
     fathom_session *s;
     fathom_reuse r;
     OK(fathom_session_new(&s, e, err));
     OK(fathom_session_sync(s, seq, n + 2, NULL, NULL, &r, err));
-    if (memcmp(fathom_session_logits(s, 0), want, V * sizeof *want) != 0) {
-        fail_msg("n %u: logits differ (kept %u, rerun %u, ram %u, disk %u, frontier %u)", n,
-                 r.kept, r.rerun, r.ram, r.disk, r.frontier);
-    }
+    same_logits(s, n, want, how, &r);
     assert_true(r.disk >= disk);
     assert_true(!no_frontier || r.frontier == 0);
     fathom_session_free(s);
     within_budget(e);
 }
 
-static void one_length(uint32_t n, const float *want)
+/* want[i]: logits after i + 1 tokens, computed one by one. */
+static void one_length(const struct random_model *m, uint32_t page, uint32_t n,
+                       const float (*want)[V])
 {
     fathom_session *s;
+    fathom_reuse r;
     fresh_dir();
-    fathom_engine *e = open_engine(&wide, 128, 0, true, true);
+    fathom_engine *e = open_engine(m, page, 0, true, true);
+    uint32_t align = engine_layout(e)->align;
     OK(fathom_session_new(&s, e, err));
-    OK(fathom_session_sync(s, seq, n, NULL, NULL, NULL, err)); /* cold */
+    OK(fathom_session_sync(s, seq, n, NULL, NULL, &r, err));
+    assert_int_equal(r.computed, n);
+    same_logits(s, n, want[n - 1], "cold", &r);
     fathom_session_free(s);
-    continues(e, n, want, 0, false); /* RAM */
+    continues(e, n, want[n + 1], 0, "RAM", false);
     fathom_engine_close(e);
-    uint32_t stored = n / 128 * 128;
+    uint32_t stored = n / page * page;
     for (int files = 0; files < 2; files++) { /* disk: with the frontier, then by a re-run */
         if (files) {
             uint32_t removed = 0;
             each_file(remove_frontier, &removed);
-            assert_int_equal(removed > 0, n + 2 >= 128);
+            assert_int_equal(removed > 0, n + 2 >= align);
         }
-        e = open_engine(&wide, 128, 0, true, true);
+        e = open_engine(m, page, 0, true, true);
         fathom_kv_info k;
-        /* Without frontier one segment alone saves nothing: all of it would be computed again. */
-        continues(e, n, want, files && stored < 256 ? 0 : stored, files > 0);
-        continues(e, n, want, 0, false);
+        /* Without frontier few tokens save nothing: all of them would be computed again. */
+        bool worth = !files || layout_rerun_start(engine_layout(e), stored) > 0;
+        continues(e, n, want[n + 1], worth ? stored : 0, files ? "re-run" : "disk", files > 0);
+        continues(e, n, want[n + 1], 0, "RAM after disk", false);
         fathom_engine_kv(e, &k);
         assert_int_equal(k.disk_load_failures, 0);
         fathom_engine_close(e);
     }
 }
 
-static void test_lengths(void **state)
+/* Logits after each of the first n tokens, computed one by one by an engine that reuses
+ * nothing. */
+static void one_by_one(const struct random_model *m, uint32_t page, uint32_t n,
+                       float (*want)[V])
 {
-    (void)state;
-    enum { LAST = 300 };
-    static float want[LAST + 2][V];
-    struct rng g = {77};
     fathom_session *s;
-    bool all = getenv("FATHOM_TEST_LONG") != NULL;
-    for (uint32_t i = 0; i < LAST + 2; i++) {
-        seq[i] = rng_below(&g, V);
-    }
-    fathom_engine *e = open_engine(&wide, 128, 0, false, false);
+    fathom_engine *e = open_engine(m, page, 0, false, false);
     OK(fathom_session_new(&s, e, err));
-    for (uint32_t i = 0; i < LAST + 2; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         OK(fathom_session_append(s, &seq[i], 1, err));
         fathom_work w = {s, 1, FATHOM_WANT_LAST};
         OK(fathom_step(e, &w, 1, err));
@@ -111,15 +120,33 @@ static void test_lengths(void **state)
     }
     fathom_session_free(s);
     fathom_engine_close(e);
+}
+
+static void test_lengths(void **state)
+{
+    (void)state;
+    enum { LAST = 300, LAST_SMALL = 130, PAGE = 128, PAGE_SMALL = 16 };
+    static float want[LAST + 2][V];
+    struct rng g = {77};
+    bool all = getenv("FATHOM_TEST_LONG") != NULL;
+    for (uint32_t i = 0; i < LAST + 2; i++) {
+        seq[i] = rng_below(&g, V);
+    }
     uint32_t count = 0;
+    one_by_one(&wide, PAGE, LAST + 2, want);
     for (uint32_t n = 1; n <= LAST; n++) {
         bool near = n < 10 || (n + 8) % 128 < 16 || n == LAST;
         if (all || near || n % 9 == 0) {
-            one_length(n, want[n + 1]);
+            one_length(&wide, PAGE, n, want);
             count++;
         }
     }
-    print_message("%u lengths\n", count);
+    one_by_one(&small, PAGE_SMALL, LAST_SMALL + 2, want);
+    for (uint32_t n = 1; n <= LAST_SMALL; n++, count++) {
+        one_length(&small, PAGE_SMALL, n, want);
+    }
+    print_message("%u prompts: cold = RAM = disk = re-run\n", count);
+    assert_true(count >= 200);
 }
 
 /* ---- a load that fails changes nothing ---- */
@@ -458,7 +485,11 @@ int main(void)
 {
     struct random_config w = {.seed = 32,
                               .shape = {.n_layer = 3, .ratio = {0, 4, 128}, .n_hash = 1}};
+    struct random_config c = {
+        .seed = 31,
+        .shape = {.n_layer = 4, .ratio = {0, 4, 8, 4}, .n_hash = 1, .window = 6, .d = 32}};
     random_model_make(&wide, &w);
+    random_model_make(&small, &c);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_policy),  cmocka_unit_test(test_cost),
         cmocka_unit_test(test_reasons), cmocka_unit_test(test_no_directory),
@@ -467,5 +498,6 @@ int main(void)
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     remove_tree(dir);
     random_model_free(&wide);
+    random_model_free(&small);
     return failed;
 }

@@ -127,6 +127,45 @@ static void threads(void **state)
     everywhere(threads_here);
 }
 
+/* ---- the writer rests ---- */
+
+/* A writer that may take next to nothing of a core rests for seconds after each file; not while
+ * somebody waits for it, nor while a quarter of the queue is full. */
+static void rests_here(void)
+{
+    struct rng r = {8};
+    uint32_t ids[120];
+    uint64_t one = 0;
+    init(true);
+    one = kv_geom_segment_file_bytes(&w.g);
+    tiny_ids(&r, ids, 0, 120);
+    w.cfg.writer_share = 1e-9;
+    assert_true(tiny_open(&w));
+    assert_int_equal(tiny_save(&w, NULL, ids, 120, true, true), KV_WHY_NONE);
+    assert_true(kv_store_flush(w.s, 2 * KV_REST_MAX)); /* 16 files, 30 s if it rested */
+    tiny_close(&w);
+    w.cfg.queue_bytes = 15 * one;
+    tiny_ids(&r, ids, 0, 120);
+    assert_true(tiny_open(&w));
+    assert_int_equal(tiny_save(&w, NULL, ids, 120, false, true), KV_WHY_NONE);
+    double end = clock_now() + 2 * KV_REST_MAX;
+    while (stats().queued_bytes > w.cfg.queue_bytes / 4 && clock_now() < end) {
+        usleep(1000);
+    }
+    assert_true(stats().queued_bytes <= w.cfg.queue_bytes / 4);
+    assert_true(stats().n_queued > 0); /* now it rests, */
+    tiny_close(&w);                    /* and closing writes what is left */
+    assert_true(tiny_open(&w));
+    struct tiny_got got = tiny_restore(&w, NULL, ids, 120);
+    assert_true(!got.wrong && got.n_segments == 15);
+    tiny_close(&w);
+}
+static void rests(void **state)
+{
+    (void)state;
+    everywhere(rests_here);
+}
+
 /* ---- permissions and strange things ---- */
 
 static void modes_here(void)
@@ -279,6 +318,93 @@ static void two_processes(void **state)
 {
     (void)state;
     everywhere(two_processes_here);
+}
+
+/* ---- four processes ---- */
+
+enum { CONVS = 5, CONV_TOKENS = 64 };
+static uint32_t conv[CONVS][CONV_TOKENS];
+
+/* Saves and restores at random: as a peer until it gets the lock, then as the one who writes, twice
+ * (it gives the lock back in between); then it ends without closing. The exit code says what went
+ * wrong. */
+static int one_of_four(uint64_t seed)
+{
+    struct rng r = {seed};
+    double end = clock_now() + 60;
+    for (int wrote = 0; wrote < 2;) {
+        if (clock_now() > end || !tiny_open(&w)) {
+            return 2;
+        }
+        bool writer = false;
+        for (int k = 0; k < 3; k++) {
+            w.mono += 31; /* a peer tries the lock again */
+            kv_store_work(w.s);
+            kv_store_refresh(w.s);
+            writer = stats().state == KV_STORE_WRITER;
+            const uint32_t *a = conv[rng_below(&r, CONVS)], *b = conv[rng_below(&r, CONVS)];
+            enum kv_why why =
+                tiny_save(&w, NULL, a, 1 + rng_below(&r, CONV_TOKENS), true, false);
+            if (why != (writer ? KV_WHY_NONE : KV_WHY_OFF)) {
+                return 3;
+            }
+            struct tiny_got got = tiny_restore(&w, NULL, b, CONV_TOKENS);
+            if (got.wrong || got.load_why == KV_WHY_BAD_FILE) {
+                return 4; /* what is visible is complete */
+            }
+            if (writer && stats().used_bytes > w.cfg.budget_bytes) {
+                return 5;
+            }
+        }
+        wrote += writer;
+        if (wrote < 2) {
+            tiny_close(&w);
+            usleep(1000);
+        }
+    }
+    return 0; /* the lock ends with the process */
+}
+
+static void four_processes_here(void)
+{
+    struct rng r = {9};
+    init(false);
+    w.cfg.clock = &w.clock;
+    w.wall = (int64_t)time(NULL);
+    w.cfg.budget_bytes = kv_geom_segment_file_bytes(&w.g) * 24;
+    for (int i = 0; i < CONVS; i++) {
+        tiny_ids(&r, conv[i], 0, CONV_TOKENS);
+    }
+    for (uint64_t round = 0; round < 3; round++) {
+        pid_t child[4];
+        for (uint64_t i = 0; i < 4; i++) {
+            child[i] = fork();
+            if (child[i] == 0) {
+                _exit(one_of_four(round * 4 + i));
+            }
+            assert_true(child[i] > 0);
+        }
+        for (int i = 0; i < 4; i++) {
+            int status = 0;
+            assert_int_equal(waitpid(child[i], &status, 0), child[i]);
+            assert_true(WIFEXITED(status));
+            assert_int_equal(WEXITSTATUS(status), 0);
+        }
+    }
+    assert_true(tiny_open(&w));
+    assert_int_equal(stats().state, KV_STORE_WRITER);
+    assert_true(stats().used_bytes <= w.cfg.budget_bytes);
+    assert_int_equal(stats().n_foreign, 0);
+    for (int i = 0; i < CONVS; i++) {
+        struct tiny_got got = tiny_restore(&w, NULL, conv[i], CONV_TOKENS);
+        assert_true(!got.wrong && got.load_why == KV_WHY_NONE);
+    }
+    tiny_close(&w);
+}
+static void four_processes(void **state)
+{
+    (void)state;
+    everywhere(four_processes_here);
 }
 
 /* ---- processes that die ---- */
@@ -537,8 +663,9 @@ static void hanging_here(void)
     wait_for_waiter();
     assert_true(w.n_busy > 0);
     double t0 = clock_now();
-    tiny_close(&w); /* aborts if a page was not released */
+    kv_store_close(w.s, 0.1);
     assert_true(clock_now() - t0 < 30);
+    assert_int_equal(w.n_busy, 0);
     set_gate(false);
     pthread_mutex_lock(&gate);
     while (n_waiting > 0) {
@@ -631,6 +758,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads), cmocka_unit_test(modes),
         cmocka_unit_test(strange), cmocka_unit_test(two_processes),
+        cmocka_unit_test(rests),   cmocka_unit_test(four_processes),
         cmocka_unit_test(deaths),  cmocka_unit_test(reader_left_behind),
         cmocka_unit_test(hanging), cmocka_unit_test(many),
     };
