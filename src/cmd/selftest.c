@@ -1,8 +1,8 @@
 /* selftest.c - `fathom selftest`: the golden model through every backend of this machine, by
  * the same engine calls that an application makes. Per backend: published logits with
  * simulations off and with native rows, and the same bits for several chunk sizes, thread
- * counts and a rewind. The report says what the machine is, so that it can be pasted into a bug
- * report. */
+ * counts and a rewind; and every op beside the same op of another backend (selftest_ops.h). The
+ * report says what the machine is, so that it can be pasted into a bug report. */
 #include "cmd/cmd.h"
 
 #include <math.h>
@@ -14,7 +14,9 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "cmd/embedded/embedded.h"
 #include "cmd/golden.h"
+#include "cmd/selftest_ops.h"
 #include "json/json.h"
 #include "quant/formats.h"
 
@@ -197,6 +199,75 @@ static void check_quantised(struct selftest *t, const char *backend, const char 
     t->n_bytes = n_plain;
 }
 
+/* Every op beside the same op of another backend, on this model. */
+static void check_ops(struct selftest *t, const char *backend, const char *model,
+                      const unsigned char *file, size_t n_bytes, const struct ops_sequence *seq)
+{
+    struct op_result r[OP_KIND_COUNT];
+    const char *reference = strcmp(backend, "cpu") == 0 ? "ref" : "cpu";
+    fathom_engine_options opt = {.model_data = file,
+                                 .model_bytes = n_bytes,
+                                 .n_threads = t->o->threads,
+                                 .max_ctx = 512,
+                                 .max_seq = 1,
+                                 .chunk = 64,
+                                 .page_tokens = 128,
+                                 .cpu_mask = t->o->cpu_mask,
+                                 .debug = t->o->debug,
+                                 .kv_no_share = true};
+    fathom_err err = {0};
+    char what[64], note[1100];
+    int rc = selftest_ops(r, &opt, reference, backend, seq, &err);
+    if (rc) {
+        snprintf(what, sizeof what, "kernels, %s", model);
+        report(t, backend, what, false, err.msg);
+    }
+    for (int k = 0; k < OP_KIND_COUNT && rc == 0; k++) {
+        if (r[k].runs == 0) {
+            continue;
+        }
+        int n = snprintf(note, sizeof note, "floats %.1e", r[k].worst);
+        if (r[k].codes) {
+            n += snprintf(note + n, sizeof note - (size_t)n, ", %llu of %llu codes%s",
+                          (unsigned long long)r[k].differ, (unsigned long long)r[k].codes,
+                          r[k].far ? ", some by more than a step" : "");
+        }
+        snprintf(note + n, sizeof note - (size_t)n, ", %.0f us (%s %.0f)",
+                 r[k].seconds * 1e6 / (double)r[k].runs, reference,
+                 r[k].reference_seconds * 1e6 / (double)r[k].runs);
+        snprintf(what, sizeof what, "%s, %s", op_name((enum op_kind)k), model);
+        report(t, backend, what, op_result_ok(&r[k]), note);
+    }
+}
+
+/* The golden model in three weight types, and the embedded one for those of its file. */
+static void check_kernels(struct selftest *t, const char *backend)
+{
+    static const struct {
+        const char *name;
+        uint32_t type;
+    } golden[] = {{"F32", QT_F32}, {"Q8_0", QT_Q8_0}, {"MXFP4", QT_MXFP4}};
+    static const uint32_t steps[] = {60, 60, 13, 5, 1, 1, 0}, mini_steps[] = {24, 5, 1, 1, 0};
+    struct ops_sequence seq = {t->ids, N, steps};
+    for (size_t i = 0; i < ARRAY_LEN(golden); i++) {
+        unsigned char *file = NULL;
+        size_t n = 0;
+        fathom_err err = {0};
+        if (golden_build(&file, &n, golden[i].type, &err) == 0) {
+            check_ops(t, backend, golden[i].name, file, n, &seq);
+        } else {
+            report(t, backend, golden[i].name, false, err.msg);
+        }
+        mem_free(file);
+    }
+    size_t n = 0;
+    const void *mini = embedded_model(&n);
+    if (mini) {
+        seq.steps = mini_steps;
+        check_ops(t, backend, "embedded model", mini, n, &seq);
+    }
+}
+
 static void one_backend(struct selftest *t, const struct backend *b)
 {
     struct backend_info info = {0};
@@ -221,6 +292,16 @@ static void one_backend(struct selftest *t, const struct backend *b)
     if (strcmp(b->name, "cpu") != 0 && strcmp(b->name, "ref") != 0) {
         check_quantised(t, b->name, "Q8_0", QT_Q8_0);
         check_quantised(t, b->name, "MXFP4", QT_MXFP4);
+    }
+    if (strcmp(b->name, "ref") != 0) {
+        if (!t->o->json) {
+            buf_addf(
+                &t->b,
+                "  each op from the inputs of the same op of %s: largest difference of floats (allowed %.0e of the\n"
+                "  row's largest), codes that round another way (allowed %.0f %%), time of an op run alone\n",
+                strcmp(b->name, "cpu") ? "cpu" : "ref", OPS_FLOAT_LIMIT, 100 * OPS_CODE_LIMIT);
+        }
+        check_kernels(t, b->name);
     }
     if (!t->o->json) {
         buf_addf(&t->b, "  %.1f s\n", clock_now() - start);

@@ -98,6 +98,11 @@ struct buffer *engine_arena(const fathom_engine *e)
     return e->arena;
 }
 
+struct buffer *engine_io(const fathom_engine *e)
+{
+    return e->io;
+}
+
 void engine_trace(fathom_engine *e, const struct backend_trace *t)
 {
     struct backend_trace off = {0};

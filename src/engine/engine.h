@@ -32,10 +32,11 @@ const struct program *engine_program(const fathom_engine *e, uint32_t i);
 /* The class that a step of n_tok tokens uses. */
 uint32_t engine_class_of(const fathom_engine *e, uint32_t n_tok);
 
-/* The backend and its open device; the buffer of SPACE_ARENA operands, for reading in a
- * trace. */
+/* The backend and its open device; the buffers of SPACE_ARENA and SPACE_IO operands, for reading
+ * in a trace. */
 const struct backend *engine_backend(const fathom_engine *e, struct device **dev);
 struct buffer *engine_arena(const fathom_engine *e);
+struct buffer *engine_io(const fathom_engine *e);
 /* Traces the following steps; NULL or kinds 0 switches it off. */
 void engine_trace(fathom_engine *e, const struct backend_trace *t);
 
