@@ -1,7 +1,8 @@
 /* bench.h - `fathom bench`: what its files share. bench.c chooses; bench_machine.c measures
  * what the machine can do at most; bench_kernels.c the products of the CPU backend against
- * that; bench_model.c whole steps of a model; bench_bytes.c counts what a step has to read;
- * bench_report.c prints. */
+ * that; bench_model.c whole steps of a model; bench_products.c the weight products of a prompt
+ * against the arithmetic of the same moments; bench_bytes.c counts what a step has to read and
+ * to multiply; bench_report.c prints. */
 #ifndef CMD_BENCH_H
 #define CMD_BENCH_H
 
@@ -22,6 +23,7 @@ struct bench_reader {
     size_t bytes;
     struct cpu_peak peak;
     uint32_t streams;
+    uint64_t rounds[2]; /* of a pass of the int8 and the F32 loop, once they were measured */
     uint64_t keep[TEAM_MAX];
 };
 /* Bytes of a working set that streams from memory: several times the last-level cache. */
@@ -38,6 +40,8 @@ enum { BENCH_PLAIN = 1, BENCH_STREAMS = 4 };
 double bench_read_pass(struct bench_reader *r, uint32_t streams);
 /* Best rates of the register-only loops on all workers, in 1e9 operations per second. */
 void bench_peaks(struct bench_reader *r, double *int8_gops, double *f32_gflops);
+/* The rates of this moment: one pass of a few milliseconds each. */
+void bench_loop_pass(struct bench_reader *r, double *int8_gops, double *f32_gflops);
 
 /* ---- kernels ---- */
 int bench_kernels(const struct cli *o);
@@ -54,6 +58,39 @@ struct bench_kind {
     double decode_seconds, prefill_seconds; /* per token, all layers of the kind */
 };
 
+/* Products by matrices of block formats (with 8-bit activations), which 8-bit dot instructions
+ * can do, and by F16, BF16 and F32 matrices, which they cannot. */
+enum { BENCH_BLOCK, BENCH_FLOAT };
+/* The weight products of a prompt, or of one kind of op. An op that has matrices of both sorts
+ * has its time divided as the loops would need it. */
+struct bench_products {
+    double flop[2], seconds[2];
+    double loop_flop[2]; /* of the int8 loop, of the F32 loop, in those seconds */
+    double int8_ops;     /* of the int8 loop in all the seconds */
+};
+/* Collects them while traced steps run. The register-only loops run before and after every tenth
+ * of a second of ops, on as many threads; the mean of the two is the rate in between. */
+struct bench_meter {
+    struct bench_reader *reader;
+    const struct program *program;
+    struct bench_products op[OP_KIND_COUNT];
+    double gops[2];      /* of the last pass of the loops: int8, F32 */
+    double loop_seconds; /* that the passes took, none of them in an op's time */
+    /* since that pass: */
+    double seconds;
+    uint32_t n;
+    struct bench_meter_op {
+        enum op_kind kind;
+        double flop[2], seconds;
+    } last[32];
+};
+void bench_meter_begin(struct bench_meter *m, struct bench_reader *r, const struct program *p);
+/* An op that took `seconds` for n_tok tokens. */
+void bench_meter_op(struct bench_meter *m, const struct op *op, uint32_t n_tok, double seconds);
+void bench_meter_end(struct bench_meter *m); /* the op array is complete */
+/* a += b. */
+void bench_products_add(struct bench_products *a, const struct bench_products *b);
+
 /* One measured place. Speeds are 0 where nothing was measured. */
 struct bench_row {
     uint32_t ctx, n_prefill, n_gen;
@@ -68,10 +105,10 @@ struct bench_row {
     uint32_t n_kind;
     double head_decode_seconds, head_prefill_seconds; /* embedding and head */
     uint64_t head_read_bytes;
-    double op_seconds[OP_KIND_COUNT];        /* of a decode step */
-    uint64_t op_bytes[OP_KIND_COUNT];        /* that it reads */
-    double prompt_op_seconds[OP_KIND_COUNT]; /* per prompt token */
-    double product_seconds; /* per prompt token, in ops that multiply by weights */
+    double op_seconds[OP_KIND_COUNT];              /* of a decode step */
+    uint64_t op_bytes[OP_KIND_COUNT];              /* that it reads */
+    double prompt_op_seconds[OP_KIND_COUNT];       /* per prompt token */
+    struct bench_products products[OP_KIND_COUNT]; /* of the last chunk of the prompt */
     /* Extrapolated to all layers; 0: not possible. */
     double full_gen_tps, full_prefill_tps;
     uint64_t full_read_bytes;
@@ -83,7 +120,6 @@ struct bench_result {
     uint32_t n_layer, n_full_layer, threads, chunk;
     uint64_t weight_bytes;
     double read_gbs, int8_gops; /* best measured in this run, with as many threads */
-    double product_flop;        /* per prompt token: weight products of all layers */
     struct bench_row row[BENCH_ROWS];
     uint32_t n_row;
 };
@@ -96,9 +132,9 @@ int bench_model(struct cli *o);
 uint64_t bench_layer_bytes(const struct program *p, int layer, uint32_t pos);
 /* The same by kind of op. */
 void bench_op_bytes(const struct program *p, uint32_t pos, uint64_t bytes[OP_KIND_COUNT]);
-/* Multiplications and additions by the layers' matrices for one token, as counted for experts
- * above. */
-double bench_product_flop(const struct program *p);
+/* Multiplications and additions by an op's matrices for one token, as counted for experts above:
+ * of block formats, of floats. */
+void bench_op_flop(const struct program *p, const struct op *op, double flop[2]);
 
 /* Output as asked by --csv and --json: head, a row as soon as it is known, end. */
 void bench_report_begin(const struct cli *o, const struct bench_result *r);

@@ -5,6 +5,7 @@
 #include "cmd/bench.h"
 
 #include "base/mem.h"
+#include "quant/formats.h"
 
 /* Matrices of a weight that one token uses. */
 static uint64_t n_used(const struct op *op, const struct op_weight *w)
@@ -82,20 +83,18 @@ void bench_op_bytes(const struct program *p, uint32_t pos, uint64_t bytes[OP_KIN
     }
 }
 
-double bench_product_flop(const struct program *p)
+void bench_op_flop(const struct program *p, const struct op *op, double flop[2])
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < p->n_ops; i++) {
-        const struct op *op = &p->ops[i];
-        size_t n;
-        const struct op_field *f = op_fields(op->kind, &n);
-        for (size_t k = 0; k < n && op->layer >= 0; k++) {
-            const struct opmat *m = (const void *)((const char *)op + f[k].offset);
-            if (f[k].type == FIELD_MAT && m->w != WEIGHT_NONE) {
-                const struct op_weight *w = &p->weights[m->w];
-                sum += 2.0 * (double)n_used(op, w) * w->rows * w->cols;
-            }
+    size_t n;
+    const struct op_field *f = op_fields(op->kind, &n);
+    flop[0] = flop[1] = 0;
+    for (size_t k = 0; k < n; k++) {
+        const struct opmat *m = (const void *)((const char *)op + f[k].offset);
+        if (f[k].type == FIELD_MAT && m->w != WEIGHT_NONE) {
+            const struct op_weight *w = &p->weights[m->w];
+            bool block = qformat(w->type)->cls == QC_BLOCK;
+            flop[block ? BENCH_BLOCK : BENCH_FLOAT] +=
+                2.0 * (double)n_used(op, w) * w->rows * w->cols;
         }
     }
-    return sum;
 }

@@ -12,7 +12,8 @@
 #include <sys/sysctl.h>
 #endif
 
-enum { PEAK_PASSES = 8, STREAM_MIN_MIB = 256, STREAM_CACHE_TIMES = 4 };
+#define PASS_SECONDS 0.003
+enum { PEAK_PASSES = 10, STREAM_MIN_MIB = 256, STREAM_CACHE_TIMES = 4 };
 
 /* The largest cache that the system reports, in bytes; 0 if it reports none. */
 static size_t largest_cache(void)
@@ -139,23 +140,41 @@ static void peak_share(void *ctx, uint32_t rank)
     }
 }
 
+/* Operations per second in one pass of `rounds`, and its seconds. */
+static double loop_pass(struct bench_reader *r, bool f32, uint64_t rounds, double *seconds)
+{
+    struct peak_job job = {.r = r, .rounds = rounds, .f32 = f32};
+    double t0 = clock_now();
+    team_run(r->team, peak_share, &job);
+    *seconds = clock_now() - t0;
+    return (f32 ? r->peak.f32_ops : r->peak.int8_ops) * (double)rounds * team_size(r->team) /
+           *seconds;
+}
+
+/* Enough rounds for passes of PASS_SECONDS or more; the best of PEAK_PASSES. */
 static double peak_rate(struct bench_reader *r, bool f32)
 {
-    const double ops = f32 ? r->peak.f32_ops : r->peak.int8_ops;
-    struct peak_job job = {.r = r, .rounds = 1 << 16, .f32 = f32};
-    double best = 0;
+    double best = 0, s;
+    uint64_t *rounds = &r->rounds[f32];
+    *rounds = *rounds ? *rounds : 1 << 14;
     for (int i = 0; i < PEAK_PASSES; i++) {
-        double t0 = clock_now();
-        team_run(r->team, peak_share, &job);
-        double s = clock_now() - t0;
-        best = MAX(best, ops * (double)job.rounds * team_size(r->team) / s / 1e9);
-        job.rounds = s < 0.02 ? job.rounds * 4 : job.rounds;
+        best = MAX(best, loop_pass(r, f32, *rounds, &s));
+        *rounds *= s < PASS_SECONDS ? 2 : 1;
     }
-    return best;
+    return best / 1e9;
 }
 
 void bench_peaks(struct bench_reader *r, double *int8_gops, double *f32_gflops)
 {
     *int8_gops = peak_rate(r, false);
     *f32_gflops = peak_rate(r, true);
+}
+
+/* The short pass before wakes the team and lets the processor find its clock. */
+void bench_loop_pass(struct bench_reader *r, double *int8_gops, double *f32_gflops)
+{
+    double s;
+    loop_pass(r, false, r->rounds[0] / 4 + 1, &s);
+    *int8_gops = loop_pass(r, false, r->rounds[0] + 1, &s) / 1e9;
+    *f32_gflops = loop_pass(r, true, r->rounds[1] + 1, &s) / 1e9;
 }

@@ -7,7 +7,7 @@
  * does the same work. A few decode steps and the last chunk of each prompt run traced, op by
  * op; their shares split the measured times over layer kinds, from which a cut model is
  * extrapolated to all layers.
- * Read next: bench_bytes.c, bench_report.c. */
+ * Read next: bench_products.c, bench_bytes.c, bench_report.c. */
 #include "cmd/bench.h"
 
 #include <ctype.h>
@@ -26,9 +26,6 @@
  * a whole model would. */
 enum { STEP_GROUP = 4 };
 enum { GEN_DEFAULT = 32, PREFILL_DEFAULT = 256, WARM_STEPS = 1, TRACED_STEPS = 2, SEED = 20 };
-/* Ops whose time is that of products with weights. */
-static const uint32_t PRODUCTS = 1u << OP_HC_MIX | 1u << OP_LINEAR | 1u << OP_LINEAR_HC |
-                                 1u << OP_FFN_UP | 1u << OP_MOE_UP | 1u << OP_MOE_DOWN;
 enum { STANDARD_PROMPT = 11709, STANDARD_DECODE = 32768 };
 
 struct frontier_job {
@@ -50,6 +47,7 @@ struct bench {
     uint32_t streams; /* of its passes */
     /* of the traced steps being run */
     double layer_seconds[SHAPE_MAX_LAYERS], head_seconds, op_seconds[OP_KIND_COUNT];
+    struct bench_meter *meter; /* of a prompt's */
 };
 
 /* ---- steps ---- */
@@ -77,7 +75,9 @@ static int step(struct bench *b, uint32_t n, bool logits, fathom_err *err)
 static void on_op(void *user, const struct op *op, const struct step *s, double seconds)
 {
     struct bench *b = user;
-    (void)s;
+    if (b->meter) {
+        bench_meter_op(b->meter, op, s->n_tok, seconds);
+    }
     b->op_seconds[op->kind] += seconds;
     if (op->layer < 0) {
         b->head_seconds += seconds;
@@ -115,11 +115,7 @@ static void trace_end(struct bench *b, struct bench_row *row, double seconds, bo
     *(decode ? &row->head_decode_seconds : &row->head_prefill_seconds) =
         b->head_seconds * scale;
     for (int i = 0; i < OP_KIND_COUNT; i++) {
-        double per_token = b->op_seconds[i] * scale;
-        *(decode ? &row->op_seconds[i] : &row->prompt_op_seconds[i]) = per_token;
-        if (!decode && (PRODUCTS >> i & 1)) {
-            row->product_seconds += per_token;
-        }
+        *(decode ? &row->op_seconds[i] : &row->prompt_op_seconds[i]) = b->op_seconds[i] * scale;
     }
 }
 
@@ -133,25 +129,38 @@ static bool report_progress(struct bench *b, const char *stage, uint64_t done, u
     return false;
 }
 
+/* One chunk, traced, with the register-only loops between its ops; adds what those took. */
+static int metered_step(struct bench *b, struct bench_row *row, uint32_t n, double *loops,
+                        fathom_err *err)
+{
+    struct bench_meter m;
+    bench_meter_begin(&m, &b->reader, engine_program(b->e, 0));
+    b->meter = &m;
+    trace_begin(b);
+    int rc = step(b, n, false, err);
+    engine_trace(b->e, NULL);
+    b->meter = NULL;
+    bench_meter_end(&m);
+    *loops += m.loop_seconds;
+    memcpy(row->products, m.op, sizeof row->products);
+    return rc;
+}
+
 /* Computes the prompt up to `end`; the last chunk traced. */
 static int prefill(struct bench *b, struct bench_row *row, uint32_t end, fathom_err *err)
 {
     uint32_t start = fathom_session_len(b->s), at;
-    double t0 = clock_now();
+    double t0 = clock_now(), loops = 0;
     row->n_prefill = end - start;
     while ((at = fathom_session_len(b->s)) < end) {
         uint32_t n = MIN(end - at, b->res.chunk);
-        if (at + n == end) {
-            trace_begin(b);
-        }
-        int rc = step(b, n, false, err);
+        int rc = at + n == end ? metered_step(b, row, n, &loops, err) : step(b, n, false, err);
         if (rc != 0 || !report_progress(b, "prefill", at + n - start, end - start, err)) {
-            engine_trace(b->e, NULL);
             return rc ? rc : FATHOM_ECANCEL;
         }
     }
     if (end > start) {
-        double per_token = (clock_now() - t0) / (end - start);
+        double per_token = (clock_now() - t0 - loops) / (end - start);
         row->prefill_tps = 1 / per_token;
         trace_end(b, row, per_token, false);
     }
@@ -463,7 +472,6 @@ static void describe(struct bench *b, const fathom_info *info)
     b->res.threads = b->o->threads ? b->o->threads : team_cores();
     b->res.chunk = info->chunk;
     b->res.weight_bytes = info->weight_bytes;
-    b->res.product_flop = bench_product_flop(engine_program(b->e, 0));
 }
 
 static int run(struct bench *b, const struct model_ref *m, fathom_err *err)

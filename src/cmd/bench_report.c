@@ -100,14 +100,58 @@ static void text_ops(struct buf *b, const char *what, const struct bench_row *ro
     }
 }
 
+/* Of all kinds of op. */
+static struct bench_products all_products(const struct bench_row *row)
+{
+    struct bench_products sum = {0};
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        bench_products_add(&sum, &row->products[i]);
+    }
+    return sum;
+}
+
+/* GFLOP/s, the loop's, and the share; blanks where there are no such products. */
+static void text_share(struct buf *b, double flop, double seconds, double loop_flop)
+{
+    if (seconds > 0) {
+        buf_addf(b, " %7.0f %7.0f %6.1f%%", flop / seconds / 1e9, loop_flop / seconds / 1e9,
+                 100 * flop / loop_flop);
+    } else {
+        buf_addf(b, "%24s", "");
+    }
+}
+
+static void text_product_row(struct buf *b, const char *name, const struct bench_products *p)
+{
+    buf_addf(b, "  %-16s", name);
+    for (int i = 0; i < 2; i++) {
+        text_share(b, p->flop[i], p->seconds[i], p->loop_flop[i]);
+    }
+    text_share(b, p->flop[0] + p->flop[1], p->seconds[0] + p->seconds[1], p->int8_ops);
+    buf_addf(b, " %9.1f\n", (p->seconds[0] + p->seconds[1]) * 1e3);
+}
+
 static void text_products(struct buf *b, const struct bench_result *r)
 {
-    buf_addf(b, "\nprefill, weight products; int8 peak %.0f GOP/s\n", r->int8_gops);
+    buf_adds(
+        b, "\nweight products of a prompt's last chunk: GFLOP/s, those of register-only loops "
+           "between\nthe ops on as many threads, and the share: block formats against int8 "
+           "dots, F16 BF16 F32\nagainst F32 fma, all against int8 dots; ms\n");
     for (uint32_t i = 0; i < r->n_row; i++) {
         const struct bench_row *row = &r->row[i];
-        double gflops = r->product_flop / row->product_seconds / 1e9;
-        buf_addf(b, "%9u  %.0f GFLOP/s (%.1f%%)\n", row->ctx, gflops,
-                 100 * gflops / r->int8_gops);
+        struct bench_products all = all_products(row);
+        char name[32];
+        if (all.int8_ops == 0) {
+            continue;
+        }
+        snprintf(name, sizeof name, "to %u", row->ctx);
+        buf_addf(b, "%-18s%24s%24s%24s\n", "", "block formats", "floats", "all");
+        text_product_row(b, name, &all);
+        for (int k = 0; k < OP_KIND_COUNT; k++) {
+            if (row->products[k].int8_ops > 0) {
+                text_product_row(b, op_name((enum op_kind)k), &row->products[k]);
+            }
+        }
     }
 }
 
@@ -161,7 +205,51 @@ static void json_num(struct buf *b, const char *key, double v)
     buf_addc(b, ',');
 }
 
-static void json_row(struct buf *b, const struct bench_result *r, const struct bench_row *row)
+static void json_share(struct buf *b, const char *key, double flop, double seconds,
+                       double loop_flop)
+{
+    buf_addf(b, "\"%s\":", key);
+    if (seconds > 0) {
+        buf_addc(b, '{');
+        json_num(b, "gflops", flop / seconds / 1e9);
+        json_num(b, "loop_gops", loop_flop / seconds / 1e9);
+        json_num(b, "share", flop / loop_flop);
+        json_num(b, "ms", seconds * 1e3);
+        b->n--;
+        buf_addc(b, '}');
+    } else {
+        buf_adds(b, "null");
+    }
+    buf_addc(b, ',');
+}
+
+static void json_products(struct buf *b, const char *key, const struct bench_products *p)
+{
+    buf_addf(b, "\"%s\":{", key);
+    json_share(b, "block", p->flop[BENCH_BLOCK], p->seconds[BENCH_BLOCK], p->loop_flop[0]);
+    json_share(b, "float", p->flop[BENCH_FLOAT], p->seconds[BENCH_FLOAT], p->loop_flop[1]);
+    json_share(b, "all", p->flop[0] + p->flop[1], p->seconds[0] + p->seconds[1], p->int8_ops);
+    b->n--;
+    buf_addc(b, '}');
+}
+
+static void json_row_products(struct buf *b, const struct bench_row *row)
+{
+    struct bench_products all = all_products(row);
+    json_products(b, "prefill_products", &all);
+    buf_adds(b, ",\"prefill_products_by_op\":{");
+    const char *comma = "";
+    for (int i = 0; i < OP_KIND_COUNT; i++) {
+        if (row->products[i].int8_ops > 0) {
+            buf_adds(b, comma);
+            json_products(b, op_name((enum op_kind)i), &row->products[i]);
+            comma = ",";
+        }
+    }
+    buf_adds(b, "},");
+}
+
+static void json_row(struct buf *b, const struct bench_row *row)
 {
     buf_addf(b, "{\"ctx_tokens\":%u,\"prefill_tokens\":%u,\"gen_tokens\":%u,", row->ctx,
              row->n_prefill, row->n_gen);
@@ -170,7 +258,7 @@ static void json_row(struct buf *b, const struct bench_result *r, const struct b
     json_num(b, "gen_best_tps", row->gen_best_tps);
     json_num(b, "read_gbs", row->read_gbs);
     json_num(b, "bandwidth_share", row->share);
-    json_num(b, "prefill_product_gflops", r->product_flop / row->product_seconds / 1e9);
+    json_row_products(b, row);
     buf_addf(b, "\"kvcache_bytes\":%llu,\"bytes_per_token\":%llu,\"filled\":%s,",
              (unsigned long long)row->kv_bytes, (unsigned long long)row->read_bytes,
              row->filled ? "true" : "false");
@@ -230,7 +318,7 @@ static void json_all(struct buf *b, const struct bench_result *r)
     buf_adds(b, "\"rows\":[");
     for (uint32_t i = 0; i < r->n_row; i++) {
         buf_adds(b, i ? ",\n" : "");
-        json_row(b, r, &r->row[i]);
+        json_row(b, &r->row[i]);
     }
     buf_adds(b, "]}\n");
 }

@@ -38,7 +38,18 @@ def test_json():
         assert math.isclose(total, 1000 / row["gen_tps"], rel_tol=1e-4)
         assert math.isclose(sum(row["op_ms"].values()), total, rel_tol=1e-4)
         assert row["bytes_per_token"] == row["head_bytes"] + sum(k["bytes"] for k in row["kinds"])
-        assert row["bandwidth_share"] > 0 and row["prefill_product_gflops"] > 0
+        assert row["bandwidth_share"] > 0
+        products = row["prefill_products"]
+        by_op = row["prefill_products_by_op"]
+        assert {"MOE_UP", "MOE_DOWN", "LINEAR", "HC_MIX"} <= set(by_op) and "ATTN" not in by_op
+        assert by_op["HC_MIX"]["block"] is None and by_op["MOE_UP"]["float"] is None
+        for p in [products, *by_op.values()]:
+            for part in p.values():
+                assert part is None or math.isclose(part["share"], part["gflops"] / part["loop_gops"], rel_tol=1e-4)
+        for part in ("block", "float", "all"):
+            ms = sum(p[part]["ms"] for p in by_op.values() if p[part])
+            assert math.isclose(ms, products[part]["ms"], rel_tol=1e-4) and ms > 0
+        assert math.isclose(products["block"]["ms"] + products["float"]["ms"], products["all"]["ms"], rel_tol=1e-4)
 
 
 def test_bytes_by_the_formula(work):
@@ -77,6 +88,7 @@ def test_bytes_by_the_formula(work):
 def test_text():
     text = bench("--frontiers", "256", "--gen", "4", "--fill", "--prefill", "64")
     assert "256*" in text and "random rows" in text and "GB/s" in text and "extrapolated" not in text
+    assert "block formats" in text and "MOE_DOWN" in text and "HC_MIX" in text
 
 
 def test_kernels():

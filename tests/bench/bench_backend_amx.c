@@ -1,9 +1,10 @@
 /* bench_backend_amx.c - would AMX pay for products of blocks of 32? Cycles, counted in tile
  * instructions of the full depth (16 each), of what such a kernel is made of: 8-bit tile
  * products, storing their sums, the float rescale of one 16 x 16 block, the same with one
- * TILEZERO in between, and products with the rescale of an earlier block interleaved, which is
- * the whole kernel for a format with one scale. docs/performance.md has the conclusion. Linux
- * on x86-64 with AMX; elsewhere the program says so. */
+ * TILEZERO in between, and the whole kernel for a format with one scale in two ways: products
+ * with the rescale of an earlier block interleaved, and products and rescale of sixteen blocks by
+ * turns. docs/performance.md has the conclusion. Linux on x86-64 with AMX; elsewhere the program
+ * says so. */
 #include <stdio.h>
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -131,6 +132,41 @@ AMX static void interleaved(void)
     SUMS_END
 }
 
+/* Products of blocks b to b + 3, their sums stored. */
+#define PRODUCTS_STORED(b)                         \
+    _tile_zero(0);                                 \
+    _tile_zero(1);                                 \
+    _tile_zero(2);                                 \
+    _tile_zero(3);                                 \
+    _tile_loadd(4, m.a + 512 * (b), 32);           \
+    _tile_loadd(6, m.b + 512 * (b), 64);           \
+    _tile_dpbssd(0, 4, 6);                         \
+    _tile_loadd(7, m.b + 512 * ((b) + 1), 64);     \
+    _tile_dpbssd(1, 4, 7);                         \
+    _tile_stored(0, m.ring[(b) % RING], 64);       \
+    _tile_loadd(5, m.a + 512 * ((b) + 2), 32);     \
+    _tile_loadd(6, m.b + 512 * ((b) + 2), 64);     \
+    _tile_dpbssd(2, 5, 6);                         \
+    _tile_stored(1, m.ring[((b) + 1) % RING], 64); \
+    _tile_loadd(7, m.b + 512 * ((b) + 3), 64);     \
+    _tile_dpbssd(3, 5, 7);                         \
+    _tile_stored(2, m.ring[((b) + 2) % RING], 64); \
+    _tile_stored(3, m.ring[((b) + 3) % RING], 64)
+/* Sixteen blocks (eight of two panels), then their rescale: by turns. */
+AMX static void turns(void)
+{
+    SUMS_BEGIN
+    for (int first = 0; first < BLOCKS; first += RING) {
+        for (int b = first; b < first + RING; b += 4) {
+            PRODUCTS_STORED(b);
+        }
+        for (int b = first; b < first + RING; b++) {
+            RESCALE_ALL(c, b);
+        }
+    }
+    SUMS_END
+}
+
 /* Best seconds of one block. */
 static double best(void (*fn)(void))
 {
@@ -162,6 +198,7 @@ int main(void)
     printf("rescale:               %.1f\n", best(rescale_only) / cycle);
     printf("rescale, TILEZERO:     %.1f\n", best(rescale_tilezero) / cycle);
     printf("whole block:           %.1f\n", best(interleaved) / cycle);
+    printf("the same by turns:     %.1f\n", best(turns) / cycle);
     return 0;
 }
 #else

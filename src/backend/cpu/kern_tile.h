@@ -12,7 +12,8 @@
 #define CPU_KERN_TILE_H
 
 enum {
-    TILE_BATCH = 48 /* tokens that go through the lanes together */
+    TILE_BATCH = 48, /* tokens that go through the lanes together */
+    PACK_GROUP = 16  /* tokens packed together */
 };
 
 _Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 6, "tile_lane_any");
@@ -46,25 +47,35 @@ TILE_INLINE bool sums_as_f32(struct panel_kind kind)
 /* ---- tokens ---- */
 
 /* Planes of x are [block in lane order][x->stride tokens]; those behind the last token repeat
- * it, so that tiles may be computed whole. Block by block, so that every plane is written
- * straight ahead. */
-static void pack_tokens_a8(const struct act_codes *t, uint32_t n_tok, size_t n,
-                           const struct pack_x *x)
+ * it, so that tiles may be computed whole. Sixteen tokens at a time: their rows and the places
+ * of a few blocks stay in the first-level cache. order() puts a block's codes as panels have
+ * them. */
+TILE_INLINE void pack_tokens_by(const struct act_codes *t, uint32_t n_tok, size_t n,
+                                const struct pack_x *x,
+                                void (*order)(const int8_t *q, unsigned char *to))
 {
     size_t base[16];
     lane_bases(n / 32, base);
-    for (size_t b = 0; b < n / 32; b++) {
-        size_t at = (base[b % 16] + b / 16) * x->stride;
-        for (uint32_t i = 0; i < x->stride; i++, at++) {
-            const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
-            x_pack(a->q + 32 * b, x->q + at * X_BYTES);
-            x->d[at] = a->d[b];
-            memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
-            if (W_BIAS) {
-                x->bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+    for (uint32_t i0 = 0; i0 < x->stride; i0 += PACK_GROUP) {
+        uint32_t i1 = i0 + PACK_GROUP < x->stride ? i0 + PACK_GROUP : x->stride;
+        for (size_t b = 0; b < n / 32; b++) {
+            size_t at = (base[b % 16] + b / 16) * x->stride + i0;
+            for (uint32_t i = i0; i < i1; i++, at++) {
+                const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
+                order(a->q + 32 * b, x->q + at * X_BYTES);
+                x->d[at] = a->d[b];
+                memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
+                if (W_BIAS) {
+                    x->bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+                }
             }
         }
     }
+}
+static inline void pack_tokens_a8(const struct act_codes *t, uint32_t n_tok, size_t n,
+                                  const struct pack_x *x)
+{
+    pack_tokens_by(t, n_tok, n, x, x_pack);
 }
 
 /* ---- one block ---- */

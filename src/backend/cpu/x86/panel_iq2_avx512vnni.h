@@ -118,17 +118,23 @@ static void pack_panel_vbmi(uint32_t type, const void *w, size_t row_bytes, uint
     }
 }
 
-/* As pack_tokens_a8; for formats whose panels are turned, in their order. */
-static void pack_tokens_vbmi(const struct act_codes *t, uint32_t n_tok, size_t n,
-                             const struct pack_x *x)
+/* Elements in the order of turned panels. */
+static inline void x_turn(const int8_t *q, unsigned char *to)
 {
     const __m256i order =
         _mm256_setr_epi8(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20,
                          28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
-    pack_tokens_a8(t, n_tok, n, x);
-    __m256i *q = (__m256i *)(void *)x->q;
-    for (size_t i = 0; x->turned && i < n / 32 * x->stride; i++) {
-        _mm256_storeu_si256(q + i, _mm256_permutexvar_epi8(order, _mm256_loadu_si256(q + i)));
+    __m256i x = _mm256_loadu_si256((const void *)q);
+    _mm256_storeu_si256((void *)to, _mm256_permutexvar_epi8(order, x));
+}
+
+static void pack_tokens_vbmi(const struct act_codes *t, uint32_t n_tok, size_t n,
+                             const struct pack_x *x)
+{
+    if (x->turned) {
+        pack_tokens_by(t, n_tok, n, x, x_turn);
+    } else {
+        pack_tokens_by(t, n_tok, n, x, x_pack);
     }
 }
 
