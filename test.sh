@@ -187,6 +187,7 @@ tsan='^test_(base_team|server_sched|backend_(linear|attn|moe)|kv_(pool|real|stor
 if build build-tsan tsan ""; then
     if [ -n "$long" ]; then
         run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -E '^check_'
+        run_ctest ctest-tsan-api build/tsan -R '^api_test_serve_(streams|rules|sched|security|load|constrained)$'
     else
         FATHOM_TEST_SCRIPTS=8 run_ctest ctest-tsan build/tsan -L '^(unit|ops|golden)$' -R "$tsan"
     fi

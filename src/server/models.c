@@ -124,13 +124,13 @@ void handle_metrics(struct exchange *x)
         reply_error(x, &e);
         return;
     }
-    if (x->s->policy.constraints) {
+    bool ready = atomic_load(&x->s->ready); /* before that these parts are being made */
+    if (ready) {
         size_t n;
         atomic_store(&x->s->metrics.grammar_bytes,
-                     constraint_cache_bytes(x->s->policy.constraints, &n));
+                     constraint_cache_bytes(x->s->constraints, &n));
     }
-    metrics_print(&b, &x->s->metrics,
-                  atomic_load(&x->s->ready) ? x->s->model->info.max_seq : 0);
+    metrics_print(&b, &x->s->metrics, ready ? x->s->model->info.max_seq : 0);
     x->status = 200;
     metrics_request(&x->s->metrics, x->endpoint, 200);
     http_reply(x->http, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
