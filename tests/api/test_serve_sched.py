@@ -106,6 +106,7 @@ def test_prefix_survives_a_cancel(work):
     with serving(work, "--chunk", "64", script=[{"completion": "</think>x", "prefill_ms": 2000}]) as s:
         text = "word " * 3000
         st = Stream(s, "/v1/chat/completions", chat(text))
+        s.wait_metric("requests_running", 1)
         time.sleep(0.8)
         st.close()
         s.wait_metric("requests_running", 0)
@@ -165,7 +166,7 @@ def test_a_prompt_is_computed_once(work):
     with serving(work, "--chunk", "64", script=script) as s:
         text = "word " * 2000
         a = Stream(s, "/v1/chat/completions", chat(text))
-        time.sleep(0.3)
+        s.wait_metric("requests_running", 1)
         usage = s.post("/v1/chat/completions", chat(text))["usage"]
         assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 260, usage
         a.until(b"[DONE]")
