@@ -18,6 +18,8 @@ enum keyword_kind {
     K_OPEN_MAXIMUM,
     K_MIN_ITEMS,
     K_MAX_ITEMS,
+    K_PROPERTIES, /* only whether it is what it should be */
+    K_REQUIRED,
     K_UNSUPPORTED,
 };
 
@@ -28,8 +30,8 @@ static const struct keyword {
     unsigned implies;
 } keywords[] = {
     {"type", K_TYPE, 0},
-    {"properties", K_IGNORED, T_OBJECT},
-    {"required", K_IGNORED, T_OBJECT},
+    {"properties", K_PROPERTIES, T_OBJECT},
+    {"required", K_REQUIRED, T_OBJECT},
     {"additionalProperties", K_IGNORED, T_OBJECT},
     {"propertyNames", K_IGNORED, T_OBJECT},
     {"items", K_IGNORED, T_ARRAY},
@@ -284,6 +286,15 @@ static bool harmless(const struct keyword *k, const struct json *x)
     return strcmp(k->name, "minProperties") == 0 && json_int(x, &n) && n == 0;
 }
 
+static bool all_strings(const struct json *list)
+{
+    bool ok = list->type == JSON_ARRAY;
+    for (size_t i = 0; ok && i < list->n; i++) {
+        ok = list->items[i].type == JSON_STRING;
+    }
+    return ok;
+}
+
 static void read_keyword(struct schema *s, struct view *v, const struct json *at,
                          const struct keyword *k, const struct json *x)
 {
@@ -307,6 +318,16 @@ static void read_keyword(struct schema *s, struct view *v, const struct json *at
     case K_MAXIMUM:
     case K_OPEN_MINIMUM:
     case K_OPEN_MAXIMUM: read_bound(s, v, at, k, x); break;
+    case K_PROPERTIES:
+        if (s->strict && x->type != JSON_OBJECT) {
+            schema_fail(s, FATHOM_EFORMAT, at, k->name, "must be an object");
+        }
+        break;
+    case K_REQUIRED:
+        if (s->strict && !all_strings(x)) {
+            schema_fail(s, FATHOM_EFORMAT, at, k->name, "must be a list of names");
+        }
+        break;
     case K_UNSUPPORTED:
         if (s->strict && !harmless(k, x)) {
             schema_fail(s, FATHOM_EUNSUPPORTED, at, k->name,

@@ -111,7 +111,7 @@ def test_schemas():
     hostile = [nest("properties", 40, {}), nest("anyOf", 50, {"type": "null"}),
                text("("), text("a{3,2}"), text("(a)\\1"), text("(?=a)"), text("[b-a]"), text("(a{2000}){2000}"), text("(" * 5000),
                text("(a|b)*a" + "(a|b)" * 40), {"type": "array", "minItems": 10 ** 9}, {"type": "string", "minLength": 10 ** 18},
-               {"type": "nothing"}]
+               {"type": "nothing"}, {"type": "object", "required": 5}]
     for schema in hostile:
         refused(CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}}, "response_format")
         refused(RESPONSES, {"text": {"format": {"type": "json_schema", "name": "x", "strict": True, "schema": schema}}}, "text.format")

@@ -351,6 +351,9 @@ static void refused(const char *schema, bool strict, int code, const char *a, co
 static void refusals(void **state)
 {
     (void)state;
+    refused("{\"required\":5}", true, FATHOM_EFORMAT, "required", "list of names");
+    refused("{\"items\":{\"required\":[1]}}", true, FATHOM_EFORMAT, "required", "#/items");
+    refused("{\"properties\":[]}", true, FATHOM_EFORMAT, "properties", "an object");
     static const char *const unsupported[] = {"\"multipleOf\":2",
                                               "\"uniqueItems\":true",
                                               "\"not\":{}",
