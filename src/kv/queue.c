@@ -51,18 +51,33 @@ static bool same_name(const struct kv_name *a, const struct kv_name *b)
            kv_key_eq(&a->to, &b->to);
 }
 
-/* The queued item that makes this file, or (name NULL) the segment that ends at `to`. */
-static bool queued_locked(const struct kv_store *s, const struct kv_name *name,
-                          const struct kv_key *to)
+/* What is written or waits, item after item; NULL: the first. */
+static const struct kv_item *next_locked(const struct kv_store *s, const struct kv_item *it)
 {
-    const struct kv_item *it = s->active ? s->active : s->queue.head;
-    for (; it; it = it == s->active ? s->queue.head : it->next) {
-        if (name ? same_name(&it->name, name)
-                 : it->name.kind == KV_SEGMENT && kv_key_eq(&it->name.to, to)) {
-            return true;
-        }
+    if (!it) {
+        return s->active ? s->active : s->queue.head;
     }
-    return false;
+    return it == s->active ? s->queue.head : it->next;
+}
+
+/* Is this file on its way? */
+static bool queued_locked(const struct kv_store *s, const struct kv_name *name)
+{
+    const struct kv_item *it = next_locked(s, NULL);
+    while (it && !same_name(&it->name, name)) {
+        it = next_locked(s, it);
+    }
+    return it != NULL;
+}
+
+/* Is a segment that ends here? */
+static bool queued_up_to_locked(const struct kv_store *s, const struct kv_key *to)
+{
+    const struct kv_item *it = next_locked(s, NULL);
+    while (it && (it->name.kind != KV_SEGMENT || !kv_key_eq(&it->name.to, to))) {
+        it = next_locked(s, it);
+    }
+    return it != NULL;
 }
 
 struct kv_entry *stored_locked(const struct kv_store *s, const struct kv_key *key)
@@ -81,7 +96,7 @@ static enum kv_why admit_locked(const struct kv_store *s, const struct kv_item *
         return KV_WHY_OFF;
     }
     const struct kv_entry *e = index_find(&s->index, s->own_folder, &it->name);
-    *already = (e && entry_usable(e)) || queued_locked(s, &it->name, NULL);
+    *already = (e && entry_usable(e)) || queued_locked(s, &it->name);
     if (*already) {
         return KV_WHY_NONE;
     }
@@ -101,17 +116,51 @@ static enum kv_why admit_locked(const struct kv_store *s, const struct kv_item *
         return KV_WHY_QUEUE;
     }
     return it->first == 0 || stored_locked(s, &it->name.from) ||
-                   queued_locked(s, NULL, &it->name.from)
+                   queued_up_to_locked(s, &it->name.from)
                ? KV_WHY_NONE
                : KV_WHY_NO_PARENT;
 }
 
-/* Queues the item, or frees it. */
+struct tail_copy {
+    struct kv_store *s;
+    uint32_t page;
+    unsigned char *p;
+};
+static void copy_tail(void *user, uint64_t page_at, uint64_t section_at, uint64_t n)
+{
+    struct tail_copy *t = user;
+    t->s->io.read(t->s->io.user, t->page, page_at, t->p + section_at, n);
+}
+
+/* The rows of the partial page: it goes on changing, so they are copied now. */
+static bool take_tail(struct kv_store *s, struct kv_item *it)
+{
+    uint64_t bytes = 0;
+    for (uint32_t il = 0; il < s->geom.n_layer; il++) {
+        bytes += kv_geom_row_bytes(&s->geom, il, it->count);
+    }
+    it->tail = mem_alloc((size_t)bytes, 1);
+    struct tail_copy t = {s, it->page, it->tail};
+    uint64_t at = 0;
+    for (uint32_t il = 0; it->tail && il < s->geom.n_layer; il++) {
+        at = kv_rows_walk(&s->geom, il, it->count, at, copy_tail, &t);
+    }
+    return it->tail != NULL;
+}
+
+/* Queues the item, or frees it. The rows of a frontier are copied only if it looks wanted: most
+ * that are offered are stored already, and the caller is the thread that computes. */
 static enum kv_why put(struct kv_store *s, struct kv_item *it)
 {
     bool already = false;
     store_lock(s);
     enum kv_why why = admit_locked(s, it, &already);
+    if (why == KV_WHY_NONE && !already && it->name.kind == KV_FRONTIER && it->count > 0) {
+        store_unlock(s);
+        bool copied = take_tail(s, it);
+        store_lock(s);
+        why = copied ? admit_locked(s, it, &already) : KV_WHY_NO_MEMORY;
+    }
     if (why == KV_WHY_NONE && !already) {
         queue_push(&s->queue, it);
         s->n_queued++;
@@ -182,33 +231,6 @@ enum kv_why kv_store_put_segment(struct kv_store *s, struct kv_chain *chain,
     return put(s, it);
 }
 
-struct tail_copy {
-    struct kv_store *s;
-    uint32_t page;
-    unsigned char *p;
-};
-static void copy_tail(void *user, uint64_t page_at, uint64_t section_at, uint64_t n)
-{
-    struct tail_copy *t = user;
-    t->s->io.read(t->s->io.user, t->page, page_at, t->p + section_at, n);
-}
-
-/* The rows of the partial page: it goes on changing, so they are copied now. */
-static bool take_tail(struct kv_store *s, struct kv_item *it)
-{
-    uint64_t bytes = 0;
-    for (uint32_t il = 0; il < s->geom.n_layer; il++) {
-        bytes += kv_geom_row_bytes(&s->geom, il, it->count);
-    }
-    it->tail = mem_alloc((size_t)bytes, 1);
-    struct tail_copy t = {s, it->page, it->tail};
-    uint64_t at = 0;
-    for (uint32_t il = 0; it->tail && il < s->geom.n_layer; il++) {
-        at = kv_rows_walk(&s->geom, il, it->count, at, copy_tail, &t);
-    }
-    return it->tail != NULL;
-}
-
 enum kv_why kv_store_put_frontier(struct kv_store *s, struct kv_chain *chain,
                                   const uint32_t *ids, uint32_t pos, const void *state,
                                   void *ref, uint32_t page, uint32_t cost_ms)
@@ -231,10 +253,6 @@ enum kv_why kv_store_put_frontier(struct kv_store *s, struct kv_chain *chain,
     it->ref = ref;
     it->cost_ms = it->saves_ms = cost_ms;
     it->bytes = kv_geom_frontier_file_bytes(&s->geom, pos);
-    if (t > 0 && !take_tail(s, it)) {
-        item_free(it);
-        return KV_WHY_NO_MEMORY;
-    }
     return put(s, it);
 }
 
@@ -247,7 +265,7 @@ bool kv_store_has_segment(struct kv_store *s, struct kv_chain *chain, const uint
     struct kv_name name = {.kind = KV_SEGMENT, .from = chain->key[k], .to = chain->key[k + 1]};
     store_lock(s);
     const struct kv_entry *e = index_find(&s->index, s->own_folder, &name);
-    bool has = (e && entry_usable(e)) || queued_locked(s, &name, NULL);
+    bool has = (e && entry_usable(e)) || queued_locked(s, &name);
     store_unlock(s);
     return has;
 }
