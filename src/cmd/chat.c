@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/answer.h"
-#include "cmd/cache.h"
+#include "base/cache.h"
 #include "cmd/line.h"
 #include "cmd/model.h"
 #include "cmd/talk.h"

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/cache.h"
 #include "base/mem.h"
-#include "cmd/cache.h"
 #include "cmd/model.h"
 #include "json/json.h"
 #include "kv/admin.h"

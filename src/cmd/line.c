@@ -13,8 +13,8 @@
 #include <unistd.h>
 #include <wchar.h>
 
+#include "base/cache.h"
 #include "base/mem.h"
-#include "cmd/cache.h"
 #include "cmd/progress.h"
 
 enum { HISTORY_MAX = 1000 };

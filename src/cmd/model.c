@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cmd/cache.h"
+#include "base/cache.h"
 #include "cmd/cmd.h"
 #include "cmd/embedded/embedded.h"
 #include "model/shape.h"

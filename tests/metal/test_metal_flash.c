@@ -8,14 +8,20 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "backend/backend.h"
 #include "backend/metal/plan.h"
+#include "base/mem.h"
 #include "model/forward.h"
+#include "quant/formats.h"
 #include "standin.h"
 
 enum { CTX = 16384, LONG_CTX = 1 << 20, MOST = 550, MAX_TOK = 1024, MAX_PAGES = 1 << 15 };
@@ -36,12 +42,32 @@ static void ok(int rc, const fathom_err *err)
     }
 }
 
-static void flash_open(struct flash *f, const char *recipe, uint32_t t_max, uint32_t ctx)
+/* The type of what the recipe keeps as Q8_0 in attention and shared expert, where its rows are
+ * whole blocks. */
+static void set_dense(struct weights *w, uint32_t type)
+{
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct op_weight *x = &w->w[i];
+        bool dense = strstr(x->name, ".attn_q_") || strstr(x->name, ".attn_kv") ||
+                     strstr(x->name, ".attn_output_") || strstr(x->name, "_shexp");
+        if (dense && x->type == QT_Q8_0 && x->cols % 256 == 0) {
+            x->type = type;
+            x->row_bytes = qformat_row_bytes(type, x->cols);
+            x->bytes = x->row_bytes * x->rows * x->n_mat;
+        }
+    }
+}
+
+static void flash_open_dense(struct flash *f, const char *recipe, uint32_t dense,
+                             uint32_t t_max, uint32_t ctx)
 {
     fathom_err err = {0};
     f->ctx = ctx;
     f->shape = *shape_preset("flash");
     ok(weights_from_shape(&f->w, &f->shape, recipe, &err), &err);
+    if (dense) {
+        set_dense(&f->w, dense);
+    }
     ok(layout_make(&f->layout, &f->shape, true, 0, &err), &err);
     struct program_limits lim = {.t_max = t_max,
                                  .out_max = 1,
@@ -52,6 +78,10 @@ static void flash_open(struct flash *f, const char *recipe, uint32_t t_max, uint
     struct forward_options fo = {0};
     f->p = forward_record(&f->shape, &f->w, &f->layout, &lim, &fo, &err);
     assert_non_null(f->p);
+}
+static void flash_open(struct flash *f, const char *recipe, uint32_t t_max, uint32_t ctx)
+{
+    flash_open_dense(f, recipe, 0, t_max, ctx);
 }
 static void flash_close(struct flash *f)
 {
@@ -187,6 +217,72 @@ static void test_recipes(void **state)
     }
 }
 
+/* A recipe whose attention and shared expert have another type (convert --dense): the programs
+ * are what V4 Flash would be with it. */
+static void test_dense(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *recipe;
+        uint32_t type;
+    } cases[] = {{"q2", QT_Q6_K}, {"q2", QT_Q5_K}, {"q4", QT_Q4_K}, {"mxfp4", QT_Q6_K}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct flash f;
+        flash_open_dense(&f, cases[i].recipe, cases[i].type, 1, CTX);
+        uint64_t seen = 0;
+        for (uint32_t k = 0; k < f.p->n_ops; k++) {
+            assert_null(metal_supports(f.p, &f.p->ops[k]));
+        }
+        struct metal_plan plan;
+        struct metal_plan_options o = {.few = true, .folds = true};
+        fathom_err err = {0};
+        ok(metal_plan_make(&plan, f.p, &o, &err), &err);
+        for (uint32_t k = 0; k < plan.n; k++) {
+            seen |= plan.d[k].types;
+        }
+        metal_plan_free(&plan);
+        assert_true(seen >> cases[i].type & 1);
+        struct standin_counts c = device_counts(&f, 1);
+        assert_int_equal(c.dispatches, planned(&f, 1));
+        assert_in_range(c.dispatches, 1, MOST);
+        flash_close(&f);
+    }
+}
+
+/* A user without a cache folder: compiled kernels are kept in one that nobody else can read. */
+static void test_archive(void **state)
+{
+    (void)state;
+    char home[] = "/tmp/fathom-metal-XXXXXX", path[256];
+    struct stat st;
+    assert_non_null(mkdtemp(home));
+    assert_int_equal(setenv("HOME", home, 1), 0);
+    unsetenv("XDG_CACHE_HOME");
+    mode_t mask = umask(0);
+    struct flash f;
+    flash_open(&f, "q2", 1, CTX);
+    for (int start = 0; start < 2; start++) { /* a second one finds it */
+        device_counts(&f, 1);
+        static const char *const below[] = {".cache", ".cache/fathom"};
+        for (size_t i = 0; i < ARRAY_LEN(below); i++) {
+            snprintf(path, sizeof path, "%s/%s", home, below[i]);
+            assert_int_equal(stat(path, &st), 0);
+            assert_int_equal(st.st_mode & 07777, 0700);
+        }
+        snprintf(path, sizeof path, "%s/.cache/fathom/metal-" FATHOM_VERSION ".bin", home);
+        assert_int_equal(stat(path, &st), 0);
+        assert_true(st.st_size > 0);
+    }
+    umask(mask);
+    flash_close(&f);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/.cache/fathom", home);
+    rmdir(path);
+    snprintf(path, sizeof path, "%s/.cache", home);
+    rmdir(path);
+    assert_int_equal(rmdir(home), 0);
+}
+
 /* More weights than the system grants: refused before a view is made, with the remedy. */
 static void test_working_set(void **state)
 {
@@ -220,6 +316,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode),  cmocka_unit_test(test_verify),
         cmocka_unit_test(test_prefill), cmocka_unit_test(test_prefill_deep),
-        cmocka_unit_test(test_recipes), cmocka_unit_test(test_working_set)};
+        cmocka_unit_test(test_recipes), cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_archive), cmocka_unit_test(test_working_set)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

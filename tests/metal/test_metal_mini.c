@@ -2,7 +2,8 @@
  * emulated device, against `ref` and the cpu backend: the prompt as one step (many tokens), greedy
  * decoding token by token, and the same tokens as one verification step. The same tokens from all,
  * logits as near to ref as those of cpu, and on metal the same bits from decoding and verification.
- * Two recipes of the converter; with FATHOM_TEST_LONG every recipe. */
+ * Two recipes of the converter; with FATHOM_TEST_LONG every recipe, and the K types of convert
+ * --dense. */
 // links: engine factory
 #include <math.h>
 #include <setjmp.h>
@@ -111,34 +112,39 @@ static void near(const char *recipe, const char *what, float (*r)[V], float (*c)
     assert_true(dm <= 2 * dc + 1e-3);
 }
 
-static void one_recipe(const char *recipe)
+static void one_recipe(const char *recipe, const char *dense)
 {
-    char path[128];
+    char path[128], name[32];
     fathom_err err = {0};
     const char *tmp = getenv("TMPDIR");
     snprintf(path, sizeof path, "%.60s/fathom-metal-mini-%ld.gguf", tmp ? tmp : "/tmp",
              (long)getpid());
-    struct convert_options o = {.dir = "models/mini", .out = path, .recipe = recipe};
+    struct convert_options o = {
+        .dir = "models/mini", .out = path, .recipe = recipe, .dense = dense};
+    snprintf(name, sizeof name, "%s%s%s", recipe, dense ? " dense " : "", dense ? dense : "");
     ok(convert_run(&o, &err), &err);
     generate(&ref, path, "ref");
     generate(&cpu, path, "cpu");
     generate(&metal, path, "metal");
     unlink(path);
-    near(recipe, "prompt", ref.prompt, cpu.prompt, metal.prompt, N_PROMPT);
+    near(name, "prompt", ref.prompt, cpu.prompt, metal.prompt, N_PROMPT);
     assert_memory_equal(ref.ids, cpu.ids, sizeof ref.ids);
     assert_memory_equal(ref.ids, metal.ids, sizeof ref.ids);
-    near(recipe, "decoding", ref.decoded, cpu.decoded, metal.decoded, N_NEW);
+    near(name, "decoding", ref.decoded, cpu.decoded, metal.decoded, N_NEW);
     assert_memory_equal(metal.decoded, metal.verified, sizeof metal.decoded);
 }
 
 static void test_generation(void **state)
 {
     (void)state;
-    static const char *const recipes[] = {"q8",    "bf16", "f16",      "q4",
-                                          "mxfp4", "q2",   "q2-q4tail"};
-    size_t n = getenv("FATHOM_TEST_LONG") ? sizeof recipes / sizeof *recipes : 2;
+    static const struct {
+        const char *recipe, *dense;
+    } cases[] = {{"q8", NULL},    {"bf16", NULL},   {"f16", NULL},       {"q4", NULL},
+                 {"mxfp4", NULL}, {"q2", NULL},     {"q2-q4tail", NULL}, {"q4", "q6_k"},
+                 {"q4", "q5_k"},  {"mxfp4", "q4_k"}};
+    size_t n = getenv("FATHOM_TEST_LONG") ? ARRAY_LEN(cases) : 2;
     for (size_t i = 0; i < n; i++) {
-        one_recipe(recipes[i]);
+        one_recipe(cases[i].recipe, cases[i].dense);
     }
 }
 

@@ -141,6 +141,11 @@ def translate(text):
         m = re.search(pattern, text)
         if m:
             raise Bad(f"line {line_of(text, m.start())}: {what} is not part of our subset of the language")
+    # The emulated device is built without contraction: the source has to ask for the same.
+    pragma = re.compile(r"^#pragma METAL fp contract\(off\)$", re.M)
+    if not pragma.search(text):
+        raise Bad("products and sums may be contracted: #pragma METAL fp contract(off) is missing")
+    text = pragma.sub("#pragma STDC FP_CONTRACT OFF", text)
     text = constants(text)
     text, templates = kernels(text)
     text = instances(text, templates)

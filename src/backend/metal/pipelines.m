@@ -10,23 +10,22 @@
 #include <string.h>
 
 #include "backend/metal/metal_int.h"
+#include "base/cache.h"
 #include "base/log.h"
 
 extern const unsigned char fathom_metal_source[], fathom_metal_source_end[];
 
+/* nil: no cache folder. */
 static NSURL *archive_place(void)
 {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char path[1024];
-    if (cache && *cache) {
-        snprintf(path, sizeof path, "%s/fathom/metal-%s.bin", cache, FATHOM_VERSION);
-    } else if (home && *home) {
-        snprintf(path, sizeof path, "%s/Library/Caches/fathom/metal-%s.bin", home,
-                 FATHOM_VERSION);
-    } else {
-        return nil;
+    struct buf path = {0};
+    cache_path(&path, "metal-" FATHOM_VERSION ".bin");
+    NSURL *url = nil;
+    if (path.n && !path.failed) {
+        url = [NSURL fileURLWithPath:[NSString stringWithUTF8String:buf_cstr(&path)]];
     }
-    return [NSURL fileURLWithPath:[NSString stringWithUTF8String:path]];
+    buf_free(&path);
+    return url;
 }
 
 static void archive_open(FDevice *d)

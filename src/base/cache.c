@@ -1,5 +1,5 @@
 /* cache.c - see cache.h. */
-#include "cmd/cache.h"
+#include "base/cache.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
