@@ -195,10 +195,15 @@ fi
 
 title "arm64: cross compiled, run by qemu"
 arm64_ready() { setup_arm64 || return 77; }
+arm64_tiers='^test_(backend_(kern|rows|cpu|linear|moe|attn)|engine_bits)$'
 if check arm64-setup arm64_ready; then
     if [ -n "$long" ]; then
         build build-arm64 arm64 "" &&
             run_ctest ctest-arm64 build/arm64 -L '^(unit|ops|golden)$' -E '^check_|^golden_test_'
+        for cpu in cortex-a53 cortex-a76; do # plain NEON, dot products; the default has i8mm
+            build "build-arm64-$cpu" arm64 "" -DFATHOM_QEMU_CPU=$cpu &&
+                run_ctest "ctest-arm64-$cpu" build/arm64 -R "$arm64_tiers"
+        done
     else
         build build-arm64 arm64 "test_backend_kern test_backend_linear test_engine_bits" &&
             run_ctest ctest-arm64 build/arm64 -R '^test_(backend_(kern|linear)|engine_bits)$'

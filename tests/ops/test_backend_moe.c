@@ -9,6 +9,7 @@
 struct moe_case {
     uint32_t n_tok, n_expert, k, f, d, up_type, down_type;
     bool hash, skewed;
+    uint32_t w3_type; /* 0: as w1, up_type */
 };
 
 static struct program_limits limits(uint32_t t_max)
@@ -31,6 +32,19 @@ static struct opvec hash_table(struct op_test *t, uint32_t vocab, uint32_t k, ui
         v[i] = (int32_t)((rng_below(&t->rng, n_expert) / k * k + i % k) % n_expert);
     }
     return (struct opvec){w};
+}
+
+/* Scales of IQ2_XXS such that values stay below 1; random blocks have any. */
+static struct opmat up_mat(struct op_test *t, const struct moe_case *c, uint32_t type)
+{
+    struct opmat m = t_mat(t, type, form_of(type), c->n_expert, c->f, c->d, 0.3f);
+    unsigned char *block = (unsigned char *)(uintptr_t)t->w[m.w].data;
+    const struct qformat *f = qformat(type);
+    uint64_t n = type == QT_IQ2_XXS && c->w3_type ? t->w[m.w].bytes / f->block_bytes : 0;
+    for (uint64_t i = 0; i < n; i++) {
+        store_le16(block + i * f->block_bytes, f32_to_f16(0.004f * rng_sym(&t->rng)));
+    }
+    return m;
 }
 
 struct moe_operands {
@@ -63,7 +77,7 @@ static void record_moe(struct op_test *t, const struct moe_case *c)
 {
     struct moe_operands o = {0};
     moe_operands(t, c, &o);
-    uint32_t up = c->up_type, down = c->down_type;
+    uint32_t down = c->down_type;
     struct op *op = program_op(t->p, OP_ROUTE, 0, "t");
     op->route.z = o.z;
     op->route.idx = o.idx;
@@ -79,21 +93,20 @@ static void record_moe(struct op_test *t, const struct moe_case *c)
         op->route.bias = t_vec(t, c->n_expert, 0.3f);
     }
     op = program_op(t->p, OP_MOE_UP, 0, "t");
-    op->moe_up =
-        (struct op_moe_up){.x = o.x,
-                           .x_act = o.xa,
-                           .w1 = t_mat(t, up, form_of(up), c->n_expert, c->f, c->d, 0.3f),
-                           .w3 = t_mat(t, up, form_of(up), c->n_expert, c->f, c->d, 0.3f),
-                           .idx = o.idx,
-                           .wt = o.wt,
-                           .off = o.off,
-                           .pair = o.pair,
-                           .h = o.h,
-                           .h_act = o.ha,
-                           .n_expert = c->n_expert,
-                           .k = c->k,
-                           .f = c->f,
-                           .lim = 10.0f};
+    op->moe_up = (struct op_moe_up){.x = o.x,
+                                    .x_act = o.xa,
+                                    .w1 = up_mat(t, c, c->up_type),
+                                    .w3 = up_mat(t, c, c->w3_type ? c->w3_type : c->up_type),
+                                    .idx = o.idx,
+                                    .wt = o.wt,
+                                    .off = o.off,
+                                    .pair = o.pair,
+                                    .h = o.h,
+                                    .h_act = o.ha,
+                                    .n_expert = c->n_expert,
+                                    .k = c->k,
+                                    .f = c->f,
+                                    .lim = 10.0f};
     op = program_op(t->p, OP_MOE_DOWN, 0, "t");
     op->moe_down =
         (struct op_moe_down){.h = o.h,
@@ -118,14 +131,19 @@ static void test_moe(void **state)
 {
     (void)state;
     static const struct moe_case cases[] = {
-        {1, 8, 2, 64, 96, QT_BF16, QT_BF16, false, false},
-        {5, 8, 2, 64, 64, QT_Q8_0, QT_Q8_0, false, false},
-        {40, 8, 2, 96, 128, QT_F32, QT_Q8_0, true, false},
-        {90, 16, 6, 64, 160, QT_Q8_0, QT_F16, false, true},
-        {33, 8, 2, 256, 256, QT_IQ2_XXS, QT_Q2_K, false, false},
-        {200, 4, 2, 32, 64, QT_BF16, QT_BF16, false, true},
-        {9, 32, 1, 64, 40, QT_F32, QT_F32, true, false},
-        {8, 8, 8, 32, 33, QT_F16, QT_MXFP4, false, false},
+        {1, 8, 2, 64, 96, QT_BF16, QT_BF16, false, false, 0},
+        {5, 8, 2, 64, 64, QT_Q8_0, QT_Q8_0, false, false, 0},
+        {40, 8, 2, 96, 128, QT_F32, QT_Q8_0, true, false, 0},
+        {90, 16, 6, 64, 160, QT_Q8_0, QT_F16, false, true, 0},
+        {33, 8, 2, 256, 256, QT_IQ2_XXS, QT_Q2_K, false, false, 0},
+        {200, 4, 2, 32, 64, QT_BF16, QT_BF16, false, true, 0},
+        {9, 32, 1, 64, 40, QT_F32, QT_F32, true, false, 0},
+        {8, 8, 8, 32, 33, QT_F16, QT_MXFP4, false, false, 0},
+        /* gate and up of different formats, whose panels want different orders of activations:
+         * a gathering is packed for one, then for the other, block after block */
+        {40, 4, 2, 96, 256, QT_IQ2_XXS, QT_BF16, false, false, QT_Q8_0},
+        {61, 4, 2, 96, 512, QT_Q4_K, QT_BF16, false, true, QT_IQ2_XXS},
+        {3, 4, 2, 64, 256, QT_IQ2_XXS, QT_BF16, false, false, QT_IQ4_XS},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         const struct moe_case *c = &cases[i];
@@ -148,7 +166,7 @@ static void test_moe(void **state)
             z[1] += 6.0f;
             z[3] -= 6.0f;
         }
-        bool wild = c->up_type == QT_IQ2_XXS; /* its random scales reach 65504 */
+        bool wild = c->up_type == QT_IQ2_XXS && !c->w3_type; /* its random scales reach 65504 */
         t_check(&t,
                 wild                               ? INFINITY
                 : form_of(c->down_type) == FORM_A8 ? 4e-3

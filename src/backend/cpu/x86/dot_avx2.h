@@ -6,7 +6,7 @@
  * 8..15 in turn. A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs,
  * in 16 bits. Codes are below 64, so that a pair (2 * 63 * 127) may be added to another one
  * before it is widened. Signed codes are stored with an offset, whose part is subtracted at the
- * end. Read next: dot_k_avx2.h (Q2_K to Q6_K, MXFP4, Q4_0), dot_iq2_avx2.h. */
+ * end. Read next: dot_k_avx2.h (Q2_K to Q6_K, blocks of 32, IQ4), dot_iq2_avx2.h. */
 #ifndef CPU_DOT_AVX2_H
 #define CPU_DOT_AVX2_H
 

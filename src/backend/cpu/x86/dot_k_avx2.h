@@ -1,5 +1,5 @@
-/* dot_k_avx2.h - Q2_K to Q6_K, MXFP4, Q4_0 and Q8_0 for dot_avx2.h (layouts: quant/decode.c). The
- * 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value,
+/* dot_k_avx2.h - Q2_K to Q6_K, MXFP4, Q4_0, Q8_0 and IQ4 for dot_avx2.h (layouts: quant/decode.c,
+ * decode_iq.c). The 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value,
  * and divide the finished sums. */
 #ifndef CPU_DOT_K_AVX2_H
 #define CPU_DOT_K_AVX2_H
@@ -228,15 +228,19 @@ DOT_INLINE struct sums8 sums_q4_0(const uint8_t *w, const int8_t *q, const int16
 }
 DOT_ROWS(q4_0, 144, false)
 
-/* ---- Q8_0 ---- */
+/* ---- signed codes: Q8_0, IQ4_NL, IQ4_XS ---- */
 
-/* Codes reach -128, so the products take the sign of the activation and the size of the code:
- * 128 * 127 * 2 fits 16 bits, but not twice. */
-DOT_INLINE __m256i dot4_q8_0(const uint8_t *w, const int8_t *q)
+/* Sums of four products. Codes reach -128, so the products take the sign of the activation and
+ * the size of the code: 128 * 127 * 2 fits 16 bits, but not twice. */
+DOT_INLINE __m256i dot4_signed(__m256i c, const int8_t *q)
 {
-    __m256i c = load32(w);
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(load32(q), c));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+DOT_INLINE __m256i dot4_q8_0(const uint8_t *w, const int8_t *q)
+{
+    return dot4_signed(load32(w), q);
 }
 
 DOT_INLINE struct sums8 sums_q8_0(const uint8_t *w, const int8_t *q, const int16_t *sum)
@@ -256,5 +260,55 @@ DOT_INLINE struct sums8 sums_q8_0(const uint8_t *w, const int8_t *q, const int16
     return s;
 }
 DOT_ROWS(q8_0, 272, false)
+
+/* Block sums of the values; the nibbles of block i begin at w + i * step. */
+DOT_INLINE __m256i iq4_sums(const uint8_t *w, size_t step, const int8_t *q)
+{
+    __m256i fold[2],
+        table = _mm256_broadcastsi128_si256(_mm_load_si128((const void *)quant_values_iq4_nl));
+    UNROLL for (size_t n = 0; n < 8; n += 4)
+    {
+        __m256i p[4];
+        UNROLL for (size_t i = 0; i < 4; i++)
+        {
+            __m256i v = _mm256_shuffle_epi8(table, nibbles(w + (n + i) * step));
+            p[i] = dot4_signed(v, q + 32 * (n + i));
+        }
+        fold[n / 4] = fold_wide(p[0], p[1], p[2], p[3]);
+    }
+    return fold_join(fold[0], fold[1]);
+}
+
+DOT_INLINE struct sums8 sums_iq4_nl(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    struct sums8 s;
+    (void)sum;
+    s.i1 = iq4_sums(w + 2, 18, q);
+    s.d = scales_of_eight(w, 18);
+    return s;
+}
+DOT_ROWS(iq4_nl, 144, false)
+
+/* The eight 6-bit scales, minus 32. */
+DOT_INLINE __m256i scales_iq4_xs(const uint8_t *w)
+{
+    const __m256i fours = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    const __m256i twos = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32((int)load_le32(w + 4)), fours);
+    __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(load_le16(w + 2)), twos);
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    high = _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4);
+    return _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+}
+
+DOT_INLINE struct sums8 sums_iq4_xs(const uint8_t *w, const int8_t *q, const int16_t *sum)
+{
+    struct sums8 s;
+    (void)sum;
+    s.i1 = _mm256_mullo_epi32(iq4_sums(w + 8, 16, q), scales_iq4_xs(w));
+    s.d = scale_f16(w);
+    return s;
+}
+DOT_ROWS(iq4_xs, 136, false)
 
 #endif

@@ -19,5 +19,7 @@ void kern_rows_avx2(struct cpu_kern *k)
     k->rows_a8[QT_Q6_K] = rows_q6_k;
     k->rows_a8[QT_Q4_0] = rows_q4_0;
     k->rows_a8[QT_MXFP4] = rows_mxfp4;
+    k->rows_a8[QT_IQ4_NL] = rows_iq4_nl;
+    k->rows_a8[QT_IQ4_XS] = rows_iq4_xs;
     k->rows_a8[QT_IQ2_XXS] = rows_iq2_xxs;
 }
