@@ -22,7 +22,7 @@ enum {
     CPU_FEW = 8,           /* tokens up to which products go row by row, and shares are fixed */
     CPU_PHASES = 3,        /* phases an op may share out */
     CPU_PACK_TOKENS = 256, /* tokens packed at a time */
-    CPU_OUT_AHEAD = 8,     /* tokens whose output lines are asked for ahead */
+    CPU_DOWN_ROWS = 256,   /* MOE_DOWN: rows of y a worker sums up at a time */
     CPU_HC_MAX = 16,
     CPU_T_MAX = 4096,
 };
@@ -113,20 +113,6 @@ void a8_put_block(const float *x, uint32_t k0, uint32_t n, void *row);
  * multiples of 32 if the A8 form exists). */
 void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
              uint64_t row, uint32_t k0, const float *x, uint32_t n);
-/* Asks for the lines that an out_put of up to 32 values will write: a block of every token is a
- * line or two in rows of many KB, which no hardware prefetches. */
-void out_ask(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
-             uint64_t row, uint32_t k0);
-/* The same for a block of hc residual streams, d columns apart, that hc_post changes. */
-static inline void streams_ask(const struct worker *w, const struct opnd *hc_x, uint64_t row,
-                               uint32_t k0, uint32_t d, uint32_t hc)
-{
-    const float *x = (const float *)host_row(&w->e->h, hc_x, row) + k0;
-    for (uint32_t j = 0; j < hc; j++, x += d) {
-        __builtin_prefetch(x, 1, 2);
-        __builtin_prefetch(x + 16, 1, 2);
-    }
-}
 
 /* ---- the ops ---- */
 struct cpu_op {

@@ -96,22 +96,6 @@ void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *
     }
 }
 
-void out_ask(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
-             uint64_t row, uint32_t k0)
-{
-    if (opnd_present(f32)) {
-        const float *to = (const float *)host_row(&w->e->h, f32, row) + k0;
-        __builtin_prefetch(to, 1, 2);
-        __builtin_prefetch(to + 16, 1, 2);
-    }
-    if (opnd_present(a8)) {
-        void *to = host_row(&w->e->h, a8, row);
-        __builtin_prefetch(act8_q(to) + k0, 1, 2);
-        __builtin_prefetch(act8_d(to, a8->cols) + k0 / 32, 1, 2);
-        __builtin_prefetch(act8_sum(to, a8->cols) + k0 / 16, 1, 2);
-    }
-}
-
 /* ---- compiling ---- */
 
 static uint64_t plan_scratch(struct exec *e)

@@ -38,16 +38,17 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 /* ---- HC_MIX ---- */
 
 enum { MIX_AHEAD = 4, MIX_RANGE = 8 }; /* chunks */
-enum { MIX_ROWS = 8 };                 /* tokens */
 
 struct mix_tmp {
-    float *fn; /* [MIX_RANGE][m][hc][32] */
-    float *x;  /* [hc][32] */
+    float *row; /* one decoded weight row section of 32 */
+    float *fn;  /* [m][hc][32] */
+    float *x;   /* [hc][32] */
 };
 
 static void mix_tmp_take(struct mix_tmp *t, struct carve *c, const struct op_hc_mix *o)
 {
-    t->fn = carve_take(c, (uint64_t)MIX_RANGE * o->m * o->hc * KERN_CHUNK, sizeof(float));
+    t->row = carve_take(c, 2 * KERN_CHUNK, sizeof(float));
+    t->fn = carve_take(c, (uint64_t)o->m * o->hc * KERN_CHUNK, sizeof(float));
     t->x = carve_take(c, (uint64_t)o->hc * KERN_CHUNK, sizeof(float));
 }
 
@@ -58,24 +59,24 @@ static void hc_mix_scratch(const struct exec *e, const struct op *op, struct car
     mix_tmp_take(&t, c, &op->hc_mix);
 }
 
-/* A chunk: columns from d0 on of all streams of every weight row, zeros behind, to
- * to[m][hc][32]. */
-static void load_chunk(const struct worker *w, const struct op_hc_mix *o, float *to,
-                       uint32_t d0)
+/* Columns [d0, d0 + n) of all streams of every weight row, zeros behind. */
+static void load_chunk(const struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                       uint32_t d0, uint32_t n)
 {
-    const uint32_t n = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
     const struct op_weight *fn = host_weight(&w->e->h, &o->fn);
     const uint32_t type = fn->type;
     /* A chunk is a line or two of every stream of every row, far from each other, which no
      * hardware prefetches: ask for those of the chunk after the next few. */
     const size_t chunk_bytes = (size_t)fn->row_bytes * KERN_CHUNK / o->fn.cols;
-    memset(to, 0, (size_t)o->m * o->hc * KERN_CHUNK * sizeof *to);
+    memset(tmp->fn, 0, (size_t)o->m * o->hc * KERN_CHUNK * sizeof *tmp->fn);
+    memset(tmp->x, 0, (size_t)o->hc * KERN_CHUNK * sizeof *tmp->x);
     for (uint32_t i = 0; i < o->m; i++) {
         const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
         for (uint32_t j = 0; j < o->hc; j++) {
             size_t at = (size_t)j * o->d + d0;
             __builtin_prefetch((const char *)row + (at / KERN_CHUNK + MIX_AHEAD) * chunk_bytes);
-            w->k->weight_decode(type, row, at, n, to + ((size_t)i * o->hc + j) * KERN_CHUNK);
+            w->k->weight_decode(type, row, at, n,
+                                tmp->fn + ((size_t)i * o->hc + j) * KERN_CHUNK);
         }
     }
 }
@@ -85,30 +86,19 @@ static const float *mix_x(const struct worker *w, const struct op_hc_mix *o, uin
     return host_row(&w->e->h, &o->x, o->rows_out ? w->s->out[r] : r);
 }
 
-/* Chunks [c, c + n) of all rows by way of decoded panels. A chunk is a line or two of every
- * stream of a token, each on a page of its own; so all chunks of the range pass while a few tokens'
- * pages are at hand. */
-static void mix_panels(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
-                       uint32_t c, uint32_t n, uint32_t rows)
+/* Chunk c of all rows by way of the decoded panel. */
+static void mix_panel(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                      uint32_t c, uint32_t rows)
 {
-    const size_t panel = (size_t)o->m * o->hc * KERN_CHUNK;
-    for (uint32_t k = 0; k < n; k++) {
-        load_chunk(w, o, tmp->fn + k * panel, (c + k) * KERN_CHUNK);
-    }
-    for (uint32_t r0 = 0; r0 < rows; r0 += MIX_ROWS) {
-        for (uint32_t k = 0; k < n; k++) {
-            uint32_t d0 = (c + k) * KERN_CHUNK, cols = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
-            memset(tmp->x, 0, (size_t)o->hc * KERN_CHUNK * sizeof *tmp->x);
-            for (uint32_t r = r0; r < MIN(r0 + MIX_ROWS, rows); r++) {
-                const float *x = mix_x(w, o, r) + d0;
-                for (uint32_t j = 0; j < o->hc; j++) {
-                    memcpy(tmp->x + j * KERN_CHUNK, x + (size_t)j * o->d, cols * sizeof *x);
-                }
-                float *out = host_row(&w->e->h, &o->mixp, r);
-                w->k->hc_chunk(tmp->fn + k * panel, tmp->x, o->hc, o->m,
-                               out + (size_t)(c + k) * (o->m + 1));
-            }
+    uint32_t d0 = c * KERN_CHUNK, n = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
+    load_chunk(w, o, tmp, d0, n);
+    for (uint32_t r = 0; r < rows; r++) {
+        const float *x = mix_x(w, o, r) + d0;
+        for (uint32_t j = 0; j < o->hc; j++) {
+            memcpy(tmp->x + j * KERN_CHUNK, x + (size_t)j * o->d, n * sizeof *x);
         }
+        float *out = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)c * (o->m + 1);
+        w->k->hc_chunk(tmp->fn, tmp->x, o->hc, o->m, out);
     }
 }
 
@@ -133,12 +123,12 @@ static void hc_mix_run(struct worker *w, const struct op *op)
     struct carve c = {.base = w->mem};
     struct mix_tmp tmp;
     mix_tmp_take(&tmp, &c, o);
-    uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK;
+    uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK, range = 1;
     if (rows > CPU_FEW || qformat(host_weight(&w->e->h, &o->fn)->type)->cls != QC_FLOAT) {
         whole = 0;
+    } else { /* about four items a worker */
+        range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
     }
-    uint32_t range =
-        MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE); /* about four items a worker */
     struct share sh = share_make(w, 0, rows ? (o->nc + range - 1) / range : 0);
     for (uint32_t i; share_next(&sh, &i);) {
         uint32_t at = i * range, end = MIN(at + range, o->nc);
@@ -147,8 +137,8 @@ static void hc_mix_run(struct worker *w, const struct op *op)
             mix_direct(w, o, at, n, rows);
             at += n;
         }
-        if (at < end) {
-            mix_panels(w, o, &tmp, at, end - at, rows);
+        for (; at < end; at++) {
+            mix_panel(w, o, &tmp, at, rows);
         }
     }
 }

@@ -76,12 +76,9 @@ static void linear_item(struct worker *w, const struct op_linear *o, struct prod
     for (uint32_t b = it->b0; b < it->b1; b++) {
         struct linear_block lb = linear_block(o, b);
         linear_products(&px, o, &lb, tmp);
-        const struct opnd *y = &o->part[lb.part].y, *y_act = lb.part == 0 ? &o->y_act : &none;
         for (uint32_t t = 0; t < it->n_tok; t++) {
-            if (t + CPU_OUT_AHEAD < it->n_tok) {
-                out_ask(w, y, y_act, it->t0 + t + CPU_OUT_AHEAD, lb.r0);
-            }
-            out_put(w, y, y_act, it->t0 + t, lb.r0, tmp->out[0][t], lb.n_row);
+            out_put(w, &o->part[lb.part].y, lb.part == 0 ? &o->y_act : &none, it->t0 + t, lb.r0,
+                    tmp->out[0][t], lb.n_row);
         }
     }
 }
@@ -159,9 +156,6 @@ static void linear_hc_run(struct worker *w, const struct op *op)
             for (uint32_t t = 0; t < it.n_tok; t++) {
                 const struct host_bind *h = &w->e->h;
                 float *x = host_row(h, &o->hc_x, it.t0 + t);
-                if (t + CPU_OUT_AHEAD < it.n_tok) {
-                    streams_ask(w, &o->hc_x, it.t0 + t + CPU_OUT_AHEAD, r0, o->d, o->hc);
-                }
                 w->k->hc_post(x + r0, o->d, host_row(h, &o->post, it.t0 + t),
                               host_row(h, &o->comb, it.t0 + t), o->hc, tmp.out[0][t], n);
             }
@@ -206,9 +200,6 @@ static void ffn_up_run(struct worker *w, const struct op *op)
             prod_block(&px, &o->w1, 0, r0, n, 0, tmp.out[0]);
             prod_block(&px, &o->w3, 0, r0, n, 0, tmp.out[1]);
             for (uint32_t t = 0; t < it.n_tok; t++) {
-                if (t + CPU_OUT_AHEAD < it.n_tok) {
-                    out_ask(w, &o->h, &o->h_act, it.t0 + t + CPU_OUT_AHEAD, r0);
-                }
                 w->k->swiglu(tmp.out[0][t], tmp.out[1][t], n, o->lim, NULL);
                 out_put(w, &o->h, &o->h_act, it.t0 + t, r0, tmp.out[0][t], n);
             }

@@ -211,9 +211,6 @@ static void up_blocks(struct worker *w, const struct op_moe_up *o, struct up_tmp
         prod_block(&px, &o->w1, x, r0, rows, 0, tmp->prod.out[0]);
         prod_block(&px, &o->w3, x, r0, rows, 0, tmp->prod.out[1]);
         for (uint32_t i = 0; i < n; i++) {
-            if (i + CPU_OUT_AHEAD < n) {
-                out_ask(w, &o->h, &o->h_act, pair[i + CPU_OUT_AHEAD], r0);
-            }
             const float *wt = (const float *)host_row(h, &o->wt, tmp->tok[i]) + pair[i] % o->k;
             w->k->swiglu(tmp->prod.out[0][i], tmp->prod.out[1][i], rows, o->lim, wt);
             out_put(w, &o->h, &o->h_act, pair[i], r0, tmp->prod.out[0][i], rows);
@@ -264,30 +261,15 @@ const struct cpu_op cpu_moe_up = {
 
 struct down_tmp {
     struct prod_tmp prod;
-    float *y; /* [tokens][rows of a range], DOWN_FLOATS or more */
+    float (*y)[CPU_DOWN_ROWS]; /* [t_max] */
 };
-
-/* Sums that a worker holds at a time: 2 MB. The more rows, the fewer times the experts' tokens are
- * packed. */
-enum { DOWN_FLOATS = 1 << 19 };
-
-/* Rows of a range of the step. */
-static uint32_t down_range(const struct worker *w, const struct op_moe_down *o)
-{
-    if (w->s->n_tok <= CPU_FEW) {
-        return KERN_ROWS;
-    }
-    uint32_t most = DOWN_FLOATS / w->s->n_tok / KERN_ROWS;
-    uint32_t blocks = (blocks_of(o->d) + 2 * w->n - 1) / (2 * w->n);
-    return MAX(MIN(blocks, most), 1u) * KERN_ROWS;
-}
 
 static void down_tmp_take(struct down_tmp *t, struct carve *c, const struct exec *e,
                           const struct op_moe_down *o)
 {
     prod_tmp_take(&t->prod, c, e->p->lim.t_max * o->k, MAX(o->w2.cols, o->shared.cols),
                   prod_act(&o->w2) | prod_act(&o->shared));
-    t->y = carve_take(c, MAX(DOWN_FLOATS, e->p->lim.t_max * KERN_ROWS), sizeof *t->y);
+    t->y = carve_take(c, e->p->lim.t_max, sizeof *t->y);
 }
 
 static void moe_down_scratch(const struct exec *e, const struct op *op, struct carve *c)
@@ -296,23 +278,17 @@ static void moe_down_scratch(const struct exec *e, const struct op *op, struct c
     down_tmp_take(&t, c, e, &op->moe_down);
 }
 
-/* Adds expert x's products of pairs [0, n) to y, rows ld apart; slot 0 starts a token's sum. */
+/* Adds expert x's products of pairs [0, n) to y; slot 0 starts a token's sum. */
 static void down_expert(struct worker *w, const struct op_moe_down *o, struct down_tmp *tmp,
                         uint32_t x, const uint32_t *pair, uint32_t n, uint32_t d0, uint32_t d1)
 {
-    const size_t ld = d1 - d0;
     struct prod_x px;
     prod_x_set(&px, w, &tmp->prod, &o->h, &o->h_act, pair, 0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
         prod_block(&px, &o->w2, x, d, rows, 0, tmp->prod.out[0]);
         for (uint32_t i = 0; i < n; i++) {
-            if (i + CPU_OUT_AHEAD < n) {
-                const float *to = tmp->y + pair[i + CPU_OUT_AHEAD] / o->k * ld + (d - d0);
-                __builtin_prefetch(to, 1, 2);
-                __builtin_prefetch(to + 16, 1, 2);
-            }
-            float *y = tmp->y + pair[i] / o->k * ld + (d - d0);
+            float *y = tmp->y[pair[i] / o->k] + (d - d0);
             if (pair[i] % o->k == 0) {
                 memcpy(y, tmp->prod.out[0][i], rows * sizeof *y);
             } else {
@@ -327,17 +303,13 @@ static void down_shared(struct worker *w, const struct op_moe_down *o, struct do
                         uint32_t t0, uint32_t n, uint32_t d0, uint32_t d1)
 {
     const struct host_bind *h = &w->e->h;
-    const size_t ld = d1 - d0;
     struct prod_x px;
     prod_x_set(&px, w, &tmp->prod, &o->hs, &o->hs_act, NULL, t0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
         prod_block(&px, &o->shared, 0, d, rows, 0, tmp->prod.out[0]);
         for (uint32_t t = t0; t < t0 + n; t++) {
-            if (t + CPU_OUT_AHEAD < t0 + n) {
-                streams_ask(w, &o->hc_x, t + CPU_OUT_AHEAD, d, o->d, o->hc);
-            }
-            float *y = tmp->y + t * ld + (d - d0), *x = host_row(h, &o->hc_x, t);
+            float *y = tmp->y[t] + (d - d0), *x = host_row(h, &o->hc_x, t);
             w->k->add_vec(y, tmp->prod.out[0][t - t0], rows);
             w->k->hc_post(x + d, o->d, host_row(h, &o->post, t), host_row(h, &o->comb, t),
                           o->hc, y, rows);
@@ -353,7 +325,11 @@ static void moe_down_run(struct worker *w, const struct op *op)
     down_tmp_take(&tmp, &c, w->e, o);
     const uint32_t *off = host_row(&w->e->h, &o->off, 0);
     const uint32_t *pair = host_row(&w->e->h, &o->pair, 0);
-    uint32_t range = down_range(w, o), n_tok = w->s->n_tok;
+    uint32_t range = KERN_ROWS, n_tok = w->s->n_tok;
+    if (n_tok > CPU_FEW) {
+        uint32_t blocks = (blocks_of(o->d) + 2 * w->n - 1) / (2 * w->n);
+        range = MIN(blocks * KERN_ROWS, (uint32_t)CPU_DOWN_ROWS);
+    }
     struct share sh = share_make(w, 0, (o->d + range - 1) / range);
     for (uint32_t i; share_next(&sh, &i);) {
         uint32_t d0 = i * range, d1 = MIN(d0 + range, o->d);
