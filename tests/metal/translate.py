@@ -116,7 +116,7 @@ def kernels(text):
             templates[name] = len(desc)
         else:
             out.append(f" static metal::emu_register emu_r_{name}(\"{name}\", metal::emu_thunk<&{name}>, "
-                       f"emu_a_{name}, {len(desc)}, {line});")
+                       f"emu_a_{name}, {len(desc)}, metal::emu_all_needs<decltype(&{name})>::bytes, {line});")
         at = end + 1
     return "".join(out) + text[at:], templates
 
@@ -130,7 +130,7 @@ def instances(text, templates):
         if name not in templates:
             raise Bad(f"line {line_of(text, m.start())}: {name} is no kernel template")
         return (f"static metal::emu_register emu_i_{count[0]}(\"{host}\", metal::emu_thunk<&{full}>, emu_a_{name}, "
-                f"{templates[name]}, {line_of(text, m.start())});" + "\n" * m.group(0).count("\n"))
+                f"{templates[name]}, metal::emu_all_needs<decltype(&{full})>::bytes, {line_of(text, m.start())});" + "\n" * m.group(0).count("\n"))
     return re.sub(r"template\s*\[\[\s*host_name\(\"(\w+)\"\)\s*\]\]\s*kernel\s+decltype\(\s*\w+\s*<.*?>\s*\)\s*(\w+)\s*(<[^;]*>)\s*;",
                   one, text, flags=re.S)
 

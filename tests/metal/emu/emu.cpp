@@ -132,6 +132,7 @@ struct exchange_room {
     unsigned char value[2][EMU_SIMD][EMU_VALUE];
     uint32_t active;
     unsigned generation; /* released so far */
+    char sync[2];        /* of its barriers, for the thread sanitizer */
 };
 
 struct tg_block { /* a threadgroup variable inside a kernel */
@@ -338,13 +339,15 @@ void api_barrier(bool whole_group, int site)
     fiber *f = w->cur;
     f->st = whole_group ? AT_BARRIER : AT_SIMD;
     f->site = site;
-    if (with_tsan() && whole_group) {
-        __tsan_release(&w->sync[w->barriers & 1]);
+    uint32_t index = f->lane.builtin[EMU_THREAD_INDEX_IN_THREADGROUP][0];
+    exchange_room *room = &w->simd[index / EMU_SIMD];
+    char *sync = whole_group ? &w->sync[w->barriers & 1] : &room->sync[room->generation & 1];
+    if (with_tsan()) {
+        __tsan_release(sync);
     }
-    unsigned mine = w->barriers;
     wait_turn(w);
-    if (with_tsan() && whole_group) {
-        __tsan_acquire(&w->sync[mine & 1]);
+    if (with_tsan()) {
+        __tsan_acquire(sync);
     }
 }
 
@@ -621,9 +624,6 @@ void run_group(worker *w, uint32_t index)
             __tsan_destroy_fiber(w->fibers[i].tsan);
         }
     }
-    if (with_tsan()) {
-        __tsan_acquire(&w->end_sync);
-    }
     tg_memory_drop(w);
 }
 
@@ -640,6 +640,9 @@ void work(const emu_dispatch *d, std::atomic<uint32_t> *next, uint32_t n_groups,
     for (uint32_t i;
          !g_failed && (i = next->fetch_add(1, std::memory_order_relaxed)) < n_groups;) {
         run_group(&w, i);
+    }
+    if (with_tsan()) { /* not after each group: nothing orders the groups of a dispatch */
+        __tsan_acquire(&w.end_sync);
     }
     t_worker = nullptr;
     stacks_drop(&w);
@@ -681,6 +684,11 @@ bool check(emu_dispatch *d)
         const emu_arg *a = &d->kernel->args[i];
         if (a->kind == EMU_ARG_BUFFER && !d->buffer[a->index]) {
             report(0, "%s: nothing is bound to buffer %d", d->kernel->name, a->index);
+            return false;
+        }
+        if (a->kind == EMU_ARG_BUFFER && d->bound[a->index] < d->kernel->needs[i]) {
+            report(0, "%s: %zu bytes are bound to buffer %d, its argument has %zu",
+                   d->kernel->name, d->bound[a->index], a->index, d->kernel->needs[i]);
             return false;
         }
         if (a->kind == EMU_ARG_THREADGROUP && !d->tg_bytes[a->index]) {
@@ -746,6 +754,16 @@ const struct emu_kernel *emu_find(const struct emu_library *lib, const char *nam
 void emu_set_options(const struct emu_options *o)
 {
     g_options = *o;
+}
+
+void emu_fault(const char *message)
+{
+    worker *w = t_worker;
+    if (w && w->cur) {
+        report(w->cur->site, "%s (the line is that of its last barrier or simdgroup operation)",
+               message);
+        give_up(w);
+    }
 }
 
 const char *emu_run(const struct emu_dispatch *given)

@@ -73,6 +73,7 @@ struct emu_kernel {
     void (*fn)(void);
     const struct emu_arg *args;
     int n_args;
+    const size_t *needs; /* [n_args] bytes that must be bound; 0: a pointer, or no buffer */
     int line;
     struct emu_kernel *next;
 };
@@ -121,6 +122,7 @@ struct emu_dispatch {
     const struct emu_value *constant; /* [n_constants] */
     size_t n_constants;
     void *buffer[EMU_BUFFERS];
+    size_t bound[EMU_BUFFERS];      /* bytes of each from its offset on */
     uint32_t tg_bytes[EMU_LENGTHS]; /* dynamic threadgroup memory */
     uint32_t threads[3];            /* of the grid, if whole_groups is false */
     uint32_t groups[3];             /* threadgroups of the grid otherwise */
@@ -129,6 +131,10 @@ struct emu_dispatch {
 };
 /* Runs it; NULL, or a message about what the kernel did wrong (valid until the next dispatch). */
 const char *emu_run(const struct emu_dispatch *d);
+
+/* For a signal handler: if this thread runs a lane, its dispatch ends with the message and the call
+ * does not return. */
+void emu_fault(const char *message);
 
 #ifdef __cplusplus
 }

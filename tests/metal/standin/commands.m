@@ -2,6 +2,7 @@
  * it is waited for. */
 #include <time.h>
 
+#include "guard.h"
 #include "metal_int.h"
 
 enum { SET_BYTES_MAX = 4096 };
@@ -14,6 +15,7 @@ struct dispatch {
     void *buffer[EMU_BUFFERS]; /* retained SBuffer, or NULL */
     NSUInteger offset[EMU_BUFFERS];
     unsigned char *bytes[EMU_BUFFERS]; /* setBytes: a copy of its own */
+    size_t bytes_n[EMU_BUFFERS];
     uint32_t tg_bytes[EMU_LENGTHS];
     MTLSize grid, group;
     bool whole;
@@ -67,6 +69,9 @@ struct dispatch {
 }
 - (void)setComputePipelineState:(id<MTLComputePipelineState>)state
 {
+    if (![self usable:"setComputePipelineState"]) {
+        return;
+    }
     if (!state) {
         standin_wrong("setComputePipelineState: nil");
     }
@@ -102,6 +107,9 @@ struct dispatch {
 }
 - (void)setBufferOffset:(NSUInteger)at atIndex:(NSUInteger)i
 {
+    if (![self usable:"setBufferOffset"]) {
+        return;
+    }
     if (i >= EMU_BUFFERS || !buffer[i]) {
         standin_wrong("setBufferOffset: nothing is bound to index %lu", i);
     } else if (at >= buffer[i]->n) {
@@ -127,6 +135,9 @@ struct dispatch {
 }
 - (void)setThreadgroupMemoryLength:(NSUInteger)length atIndex:(NSUInteger)i
 {
+    if (![self usable:"setThreadgroupMemoryLength"]) {
+        return;
+    }
     if (i >= EMU_LENGTHS || length % 16) {
         standin_wrong("setThreadgroupMemoryLength: %lu at index %lu (multiples of 16)", length,
                       i);
@@ -166,6 +177,7 @@ struct dispatch {
         d->offset[i] = offset[i];
         if (bytes[i]) {
             d->bytes[i] = malloc(bytes_n[i]);
+            d->bytes_n[i] = bytes_n[i];
             memcpy(d->bytes[i], bytes[i], bytes_n[i]);
         }
     }
@@ -218,6 +230,7 @@ static const char *run_dispatch(const struct dispatch *d)
     }
     SPipeline *p = (__bridge SPipeline *)d->pipeline;
     struct emu_value constant[MAX_CONSTANTS];
+    unsigned char *given[EMU_BUFFERS] = {NULL};
     struct emu_dispatch e = {.lib = p->function->library->lib,
                              .kernel = p->function->kernel,
                              .constant = constant,
@@ -230,7 +243,12 @@ static const char *run_dispatch(const struct dispatch *d)
     }
     for (int i = 0; i < EMU_BUFFERS; i++) {
         SBuffer *b = (__bridge SBuffer *)d->buffer[i];
-        e.buffer[i] = b ? b->bytes + d->offset[i] : d->bytes[i];
+        if (d->bytes[i]) { /* exactly as long as what was given */
+            given[i] = guard_alloc(d->bytes_n[i], 0);
+            memcpy(given[i], d->bytes[i], d->bytes_n[i]);
+        }
+        e.buffer[i] = b ? b->bytes + d->offset[i] : given[i];
+        e.bound[i] = b ? b->n - d->offset[i] : d->bytes_n[i];
     }
     memcpy(e.tg_bytes, d->tg_bytes, sizeof e.tg_bytes);
     uint32_t *grid = d->whole ? e.groups : e.threads;
@@ -240,12 +258,22 @@ static const char *run_dispatch(const struct dispatch *d)
     e.group_size[0] = (uint32_t)d->group.width;
     e.group_size[1] = (uint32_t)d->group.height;
     e.group_size[2] = (uint32_t)d->group.depth;
-    return emu_run(&e);
+    guard_watch();
+    const char *why = emu_run(&e);
+    for (int i = 0; i < EMU_BUFFERS; i++) {
+        guard_free(given[i]);
+    }
+    return why;
 }
 
 @implementation SCommandBuffer
 - (void)dealloc
 {
+    if (st == MTLCommandBufferStatusNotEnqueued) {
+        standin_wrong("a command buffer was dropped before commit: its work never runs");
+    } else if (!ran) {
+        standin_wrong("a command buffer was dropped, and nobody waited for it");
+    }
     for (size_t i = 0; i < n; i++) {
         (void)(__bridge_transfer id)d[i].pipeline;
         for (int b = 0; b < EMU_BUFFERS; b++) {
@@ -284,6 +312,9 @@ static const char *run_dispatch(const struct dispatch *d)
     }
     if (encoding) {
         standin_wrong("commit while an encoder is open");
+    }
+    if (before && before->st == MTLCommandBufferStatusNotEnqueued) {
+        standin_wrong("commit in another order than the command buffers were made");
     }
     st = MTLCommandBufferStatusCommitted;
 }

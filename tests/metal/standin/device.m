@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "compile.h"
+#include "guard.h"
 #include "metal_int.h"
 
 enum { PAGE = 16384 };
@@ -137,11 +138,11 @@ void standin_set_error(NSError **error, const char *text)
     SBuffer *b = [self buffer:NULL length:n];
     if (b) {
         b->owned = true;
-        if (posix_memalign((void **)&b->bytes, 4096, n)) {
+        /* Without kernels the buffers of a whole model are made: those are left as they come. */
+        b->bytes = guard_alloc(n, standin_now.dry ? 0 : n);
+        if (!b->bytes) {
             return nil;
         }
-        memset(b->bytes, 0xFF,
-               n < 1 << 20 ? n : 1 << 20); /* NaN; the rest is left as it comes */
     }
     return b;
 }

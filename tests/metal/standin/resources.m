@@ -1,4 +1,5 @@
 /* resources.m - buffers, and the sets of those that are resident. */
+#include "guard.h"
 #include "metal_int.h"
 
 /* ---- buffers ---- */
@@ -17,7 +18,9 @@
     standin_n.buffers_alive--;
     standin_n.buffer_bytes_alive -= n;
     if (owned) {
-        free(bytes);
+        if (!guard_free(bytes)) {
+            standin_wrong("a buffer of %lu bytes was written behind its end", n);
+        }
     } else if (deallocator) {
         deallocator(bytes, n);
     }

@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,10 @@ struct module {
     const char *name;
     struct symtab *symtab;
 };
+
+/* What a freed object is filled with: its class, and its variables. */
+#define FREED 0xF3EEF3EEF3EEF3EEu
+#define FREED_WORD 0xDDDDDDDDDDDDDDDDu
 
 enum { CLASS_RESOLVED = 1 << 16, MAX_CLASSES = 256 };
 
@@ -168,14 +173,34 @@ static IMP find(struct class *c, const char *selector)
     return NULL;
 }
 
+/* ---- objects: the count lies before the object ---- */
+
+struct header {
+    atomic_long count;
+    const char *freed; /* its class, once it is freed */
+};
+
+static struct header *header_of(id o)
+{
+    return (struct header *)o - 1;
+}
+
+static const char *freed_class(id o)
+{
+    return header_of(o)->freed;
+}
+
 IMP objc_msg_lookup(id object, SEL s)
 {
     resolve_all();
     if (!object) {
         return (IMP)(void *)nil_method; /* a message to nil gives nil */
     }
-    if (object->isa == (void *)0xF3EEF3EEF3EEF3EE) {
-        die("message to a freed object", "?", s->name);
+    if ((uintptr_t)object == FREED_WORD) {
+        die("message to a variable of a freed object", "?", s->name);
+    }
+    if (object->isa == (void *)FREED) {
+        die("message to a freed object of class", freed_class(object), s->name);
     }
     IMP f = find(object->isa, s->name);
     if (!f) {
@@ -213,20 +238,14 @@ void *nil_method(void)
     return NULL;
 }
 
-/* ---- objects: the count lies before the object ---- */
-
-struct header {
-    atomic_long count;
-    long pad;
-};
-
-static struct header *header_of(id o)
-{
-    return (struct header *)o - 1;
-}
-
 static bool counted(id o) /* constant strings, blocks on the stack and classes are not */
 {
+    if ((uintptr_t)o == FREED_WORD) {
+        die("a variable of a freed object is retained or released", "?", "");
+    }
+    if (o && o->isa == (void *)FREED) {
+        die("a freed object is retained or released", freed_class(o), "");
+    }
     return o && o->isa->instance_size > 0 && !(o->isa->info & 2) &&
            strcmp(o->isa->name, "NSConstantString") != 0;
 }
@@ -248,6 +267,20 @@ long standin_live_objects(void)
     return atomic_load(&live);
 }
 
+/* A freed object keeps its memory for a while, so that whoever still uses it is found; sanitizers have
+ * their own way to do so. */
+static void free_late(struct header *h)
+{
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+    free(h);
+#else
+    enum { KEPT = 4096 };
+    static _Atomic(struct header *) kept[KEPT];
+    static atomic_uint next;
+    free(atomic_exchange(&kept[atomic_fetch_add(&next, 1) % KEPT], h));
+#endif
+}
+
 static void destroy(id o)
 {
     ((void (*)(id, SEL))find(o->isa, "dealloc"))(o, NULL); /* calls those of its superclasses */
@@ -260,9 +293,12 @@ static void destroy(id o)
             }
         }
     }
-    o->isa = (void *)0xF3EEF3EEF3EEF3EE;
+    struct class *c = o->isa;
+    header_of(o)->freed = c->name;
+    memset(o, 0xDD, (size_t)c->instance_size);
+    o->isa = (void *)FREED;
     atomic_fetch_sub(&live, 1);
-    free(header_of(o));
+    free_late(header_of(o));
 }
 
 /* A block on the heap begins with its class, as an object does. */
