@@ -14,6 +14,14 @@ __attribute__((constructor)) static void t_filter(void)
         cmocka_set_test_filter(pattern);
     }
 }
+/* At the end of a program no object of the two frameworks, and none of the host's, is left. */
+__attribute__((destructor)) static void t_leaks(void)
+{
+    if (standin_live_objects() != 0) {
+        fprintf(stderr, "metal: %ld objects are left\n", standin_live_objects());
+        _Exit(1);
+    }
+}
 /* mask: enum emu_order + 1; threads 2: the other order of reductions, dispatches shuffled */
 static const struct cpu_config t_configs[] = {{1, 1}, {2, 1}, {3, 2}};
 enum { N_CONFIGS = 3 };

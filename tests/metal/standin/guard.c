@@ -128,17 +128,18 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     while (b && !(at >= b->guard && at < b->guard + PAGE)) {
         b = b->next;
     }
-    char text[160] = "";
+    char text[160];
     if (b) {
         snprintf(text, sizeof text,
                  "byte %zu of a buffer, or a binding, of %zu bytes is touched: behind its end",
                  (size_t)(at - b->at), b->bytes);
+    } else {
+        snprintf(text, sizeof text, "address %p is touched, which is in no buffer",
+                 info->si_addr);
     }
     pthread_mutex_unlock(&lock);
-    if (b) {
-        emu_fault(text); /* does not return if this thread runs a lane */
-        fprintf(stderr, "metal: host: %s\n", text);
-    }
+    emu_fault(text); /* does not return if this thread runs a lane */
+    fprintf(stderr, "metal: host: %s\n", text);
     sigaction(SIGSEGV, &earlier, NULL); /* the access happens again, and goes to that one */
 }
 

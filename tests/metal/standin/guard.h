@@ -12,8 +12,9 @@ void *guard_alloc(size_t bytes, size_t poison);
 /* false: bytes behind the end (those up to the next multiple of 16) were written. */
 bool guard_free(void *p);
 
-/* From now on a lane that touches a guard page ends its dispatch with a message (emu_fault); a host
- * thread that does is named on stderr, and goes to the handler that was installed before. Called
+/* From now on a lane that touches a guard page, or anything else it must not, ends its dispatch with
+ * a message (emu_fault); a host thread that does is named on stderr, and goes to the handler that was
+ * installed before. Called
  * before each dispatch, since test programs install handlers of their own. */
 void guard_watch(void);
 
