@@ -143,6 +143,7 @@ void standin_set_error(NSError **error, const char *text)
         if (!b->bytes) {
             return nil;
         }
+        guard_watch();
     }
     return b;
 }

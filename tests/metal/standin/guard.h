@@ -15,7 +15,7 @@ bool guard_free(void *p);
 /* From now on a lane that touches a guard page, or anything else it must not, ends its dispatch with
  * a message (emu_fault); a host thread that does is named on stderr, and goes to the handler that was
  * installed before. Called
- * before each dispatch, since test programs install handlers of their own. */
+ * before each dispatch and with each buffer, since test programs install handlers of their own. */
 void guard_watch(void);
 
 #endif
