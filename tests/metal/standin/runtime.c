@@ -267,8 +267,8 @@ long standin_live_objects(void)
     return atomic_load(&live);
 }
 
-/* A freed object keeps its memory for a while, so that whoever still uses it is found; sanitizers have
- * their own way to do so. */
+/* A freed object keeps its memory for a while, so that whoever still uses it is found; sanitizers
+ * have their own way to do so. */
 static void free_late(struct header *h)
 {
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
