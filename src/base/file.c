@@ -163,6 +163,23 @@ int file_out_pwrite(struct file_out *f, const void *p, size_t n, uint64_t at, fa
     return 0;
 }
 
+/* A new name is durable when its directory is. The best that can be done: not every file system
+ * flushes directories, not every directory may be read, and the name stands already. */
+static void sync_directory(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = mem_strdup(!slash ? "." : slash == path ? "/" : path);
+    if (dir && slash && slash != path) {
+        dir[slash - path] = 0;
+    }
+    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    mem_free(dir);
+}
+
 int file_out_commit(struct file_out *f, fathom_err *err)
 {
     int rc = 0;
@@ -177,10 +194,13 @@ int file_out_commit(struct file_out *f, fathom_err *err)
         rc = err_sys(err, f->path, "cannot rename into place");
     }
     if (rc == 0) {
-        mem_free(f->part);
-        f->part = NULL;
+        sync_directory(f->path);
     }
-    file_out_abort(f);
+    if (rc == 0 || f->keeps_part) {
+        file_out_keep(f); /* nothing to remove */
+    } else {
+        file_out_abort(f);
+    }
     return rc;
 }
 

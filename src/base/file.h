@@ -22,9 +22,11 @@ int file_read_all(struct buf *b, const char *path, size_t max_bytes, fathom_err 
 
 /* Writes into "PATH.part" next to PATH; commit makes it durable and renames it into place,
  * abort removes it, keep leaves it for file_out_resume. Exactly one of the three ends it; until
- * commit the old PATH stays untouched. */
+ * commit the old PATH stays untouched. A commit that fails removes PATH.part, too, or with
+ * keeps_part leaves it. */
 struct file_out {
     int fd;
+    bool keeps_part;
     char *path, *part; /* owned */
 };
 int file_out_open(struct file_out *f, const char *path, fathom_err *err);

@@ -65,7 +65,8 @@ static int case_prompt(struct load *l, struct official_case *c, const struct jso
     if (release.p) {
         memcpy(name, release.p, MIN(release.n, sizeof name - 1));
         if (release.n >= sizeof name || !chat_release_parse(name, &m.release)) {
-            return err_set(err, FATHOM_EFORMAT, "unknown release \"%s\"", name);
+            return err_set(err, FATHOM_EFORMAT, "unknown release \"%.*s\"",
+                           (int)MIN(release.n, (size_t)64), release.p);
         }
     }
     size_t at = l->o->set.ids.n;

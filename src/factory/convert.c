@@ -307,19 +307,28 @@ static void report_lost(const struct job *j, const struct write_result *r)
     }
 }
 
+static void report_kept(const struct job *j)
+{
+    report(j, "%s.part is kept: the same command goes on from there (%zu of %zu pieces)",
+           j->out, j->journal.n_done, j->journal.n_items);
+}
+
 /* Ends the files: what was done is worth keeping if the cause lies outside of it. */
 static int end_files(struct job *j, int rc, fathom_err *err)
 {
     bool keep = (rc == FATHOM_ECANCEL || rc == FATHOM_EIO || rc == FATHOM_ENOMEM) &&
                 !j->bad_file && j->journal.n_done > 0;
-    if (rc == 0) {
+    if (rc == 0) { /* complete: not thrown away because the last flush or the rename fails */
+        j->file.keeps_part = true;
         rc = file_out_commit(&j->file, err);
+        if (rc) {
+            report_kept(j);
+        }
         journal_close(&j->journal, rc == 0 && !j->plan->is_draft);
         return rc;
     }
     if (keep) {
-        report(j, "%s.part is kept: the same command goes on from there (%zu of %zu pieces)",
-               j->out, j->journal.n_done, j->journal.n_items);
+        report_kept(j);
         file_out_keep(&j->file);
     } else {
         file_out_abort(&j->file);
@@ -400,6 +409,10 @@ static int check_names(const struct convert_options *opt, fathom_err *err)
         return err_set(err, FATHOM_EINVAL, "convert needs a directory, a target and a recipe");
     }
     size_t n = strlen(opt->out), k = sizeof source - 1;
+    struct stat st;
+    if (stat(opt->out, &st) == 0 && !S_ISREG(st.st_mode)) { /* now, not when the rename fails */
+        return err_set(err, FATHOM_EINVAL, "%s: the target is not a regular file", opt->out);
+    }
     return n < k || strcmp(opt->out + n - k, source) != 0
                ? 0
                : err_set(err, FATHOM_EINVAL,

@@ -24,21 +24,16 @@ static float max_magnitude(const float *x)
     return f32_from_bits(max >= 0x7F800000u ? 0x7FC00000u : max);
 }
 
-static void load_importance(float *w, const float *importance)
+static void load_importance(struct fit_block *b, const float *importance)
 {
     double sum = 0;
     for (int i = 0; importance && i < FIT_N; i++) {
         sum += (double)importance[i];
     }
-    if (sum == 0) {
-        for (int i = 0; i < FIT_N; i++) {
-            w[i] = 1.0f;
-        }
-        return;
-    }
-    double inverse = FIT_N / sum;
+    double inverse = sum == 0 ? 0 : FIT_N / sum;
     for (int i = 0; i < FIT_N; i++) {
-        w[i] = (float)((double)importance[i] * inverse) + 0x1p-20f;
+        b->plain[i] = sum == 0 ? 1.0f : (float)((double)importance[i] * inverse);
+        b->w[i] = sum == 0 ? 1.0f : b->plain[i] + FIT_LEAST;
     }
 }
 
@@ -74,7 +69,7 @@ enum fit_state fit_block_load(struct fit_block *b, const float *x, const float *
     for (int i = 0; i < FIT_N; i++) {
         b->x[i] = x[i] * inverse;
     }
-    load_importance(b->w, importance);
+    load_importance(b, importance);
     tilt_weights(b);
     return FIT_OK;
 }

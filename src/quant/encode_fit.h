@@ -83,6 +83,8 @@ static inline float highest4(f32x4 v)
     return a > b ? a : b;
 }
 
+#define FIT_LEAST 0x1p-20f /* what keeps elements without importance encoded sensibly */
+
 /* A block scaled by a power of two (exact) so that its largest magnitude is in [1, 2), with
  * weights of mean 1 before the tilt. Where all importance is zero it counts as ones; elements
  * without importance inside a block that has some keep a weight of about 2^-20, so that they
@@ -90,7 +92,8 @@ static inline float highest4(f32x4 v)
 struct fit_block {
     float x[FIT_N];
     float w[FIT_N];
-    float unit; /* the original is x * unit; a power of two */
+    float plain[FIT_N]; /* w without tilt, and 0 where there is no importance */
+    float unit;         /* the original is x * unit; a power of two */
 };
 
 enum fit_state {

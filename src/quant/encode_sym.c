@@ -6,10 +6,13 @@
  * of the block, level an integer of a short range or one of the 16 IQ4 values. The ranges reach
  * further to one side, so both signs of s are tried. The search: per group the best real scale
  * over many ranges; a common d; then, while the error of the decoded block falls, least squares
- * for d and a new choice of s among its neighbours.
+ * for d and a new choice of s among its neighbours. Last, the block that the reference would
+ * write: few levels and one element far above the rest make local minima that no descent leaves,
+ * so the search alone can end above the reference. Whichever has less untilted error is written.
  * Four groups are worked on at once, one per lane. */
 #include "quant/encode_sym.h"
 
+#include <math.h>
 #include <pthread.h>
 
 #include "base/num.h"
@@ -267,6 +270,133 @@ static float search(const struct symmetric *f, const struct fit_block *b, struct
     return least;
 }
 
+/* ---- the reference's choice (quantization.md 3.4) as another candidate ---- */
+
+/* Error of the block decoded with d and s[], in the weights of q. */
+static float block_error(const struct symmetric *f, const struct quad *q, int n, const f32x4 *s,
+                         float d)
+{
+    f32x4 sum = splat4(0.0f);
+    for (int i = 0; i < n; i++) {
+        sum += error_at(f, &q[i], s[i] * d);
+    }
+    return sum4(sum);
+}
+
+/* The reference's real scales: of some ranges around the element of largest magnitude the one
+ * that explains most. */
+static void reference_fit(const struct symmetric *f, struct quad *q)
+{
+    f32x4 gain = splat4(0.0f), extreme = gain;
+    for (int i = 0; i < f->size; i++) {
+        f32x4 x = q->l.x[i];
+        extreme = select4(max4(x, -x) > max4(extreme, -extreme), x, extreme);
+    }
+    int reach = f->iq4 ? 7 : 9;
+    float step = f->iq4 ? 1.0f : 0.1f;
+    f32x4 inverse = inverse4(extreme);
+    q->a = q->ll = splat4(0.0f);
+    for (int t = -reach; t <= reach; t++) {
+        consider(f, q, inverse * (f->low + step * (float)t), &gain);
+    }
+}
+
+/* The reference's d for the real scales, and s[]. IQ4_XS: the largest becomes -32. The others:
+ * the fit of the groups once more, over the scales, each with the weight of its group. */
+static float reference_factor(const struct symmetric *f, const struct quad *q, int n, f32x4 *s)
+{
+    float extreme = 0.0f, best = 0.0f, d = 0.0f;
+    f32x4 weight[FIT_MAX_QUADS];
+    for (int i = 0; i < n; i++) {
+        for (int v = 0; v < 4; v++) {
+            float a = q[i].a[v], size = a < 0 ? -a : a;
+            extreme = size > (extreme < 0 ? -extreme : extreme) ? a : extreme;
+        }
+        s[i] = weight[i] = splat4(0.0f);
+        for (int j = 0; j < f->size; j++) {
+            weight[i] += q[i].l.w[j];
+        }
+    }
+    int reach = f->iq4 ? 0 : 9;
+    for (int t = -reach; extreme != 0.0f && t <= reach; t++) {
+        float inverse = (f->scale_low + 0.1f * (float)t) / extreme;
+        f32x4 c[FIT_MAX_QUADS], xl = splat4(0.0f), ll = xl;
+        for (int i = 0; i < n; i++) {
+            c[i] = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
+            xl += weight[i] * q[i].a * c[i];
+            ll += weight[i] * c[i] * c[i];
+        }
+        float sum_xl = sum4(xl), sum_ll = sum4(ll);
+        if (sum_ll > 0.0f && sum_xl * sum_xl > best * sum_ll) {
+            best = sum_xl * sum_xl / sum_ll;
+            d = f->iq4 ? extreme / f->scale_low : sum_xl / sum_ll;
+            memcpy(s, c, (size_t)n * sizeof *c);
+        }
+    }
+    return d;
+}
+
+static void load_lanes(const struct symmetric *f, struct quad *q, int n,
+                       const struct fit_block *b)
+{
+    for (int i = 0; i < n; i++) {
+        fit_lanes_load(&q[i].l, b, f->size, 4 * i);
+    }
+}
+
+/* d and s[] as the reference chooses them: weights plain * sqrt(2 mean x^2 + x^2), without the
+ * least weight that ours have; an element far above the rest that has no importance then leaves
+ * the other groups alone. b is the caller's to spoil. */
+static float reference_choice(const struct symmetric *f, struct fit_block *b, int n, f32x4 *s)
+{
+    struct quad q[FIT_MAX_QUADS];
+    f32x4 squares = splat4(0.0f);
+    for (int i = 0; i < FIT_N; i += 4) {
+        squares += load4(b->x + i) * load4(b->x + i);
+    }
+    float twice_mean = sum4(squares) * (2.0f / FIT_N);
+    for (int i = 0; i < FIT_N; i++) {
+        b->w[i] = b->plain[i] * sqrtf(twice_mean + b->x[i] * b->x[i]);
+    }
+    load_lanes(f, q, n, b);
+    for (int i = 0; i < n; i++) {
+        reference_fit(f, &q[i]);
+    }
+    return reference_factor(f, q, n, s);
+}
+
+/* Replaces the found scales where the reference's leave less error in the plain weights, or
+ * those of a descent from there if that is no worse. */
+static void try_reference(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+                          struct fit_scale *scale)
+{
+    int n = FIT_N / f->size / 4;
+    struct fit_block other = *b;
+    struct quad plain[FIT_MAX_QUADS], from[FIT_MAX_QUADS];
+    f32x4 ours[FIT_MAX_QUADS], theirs[FIT_MAX_QUADS], lower[FIT_MAX_QUADS];
+    struct fit_scale next = fit_scale_round(b, reference_choice(f, &other, n, theirs));
+    memcpy(other.w, b->plain, sizeof other.w);
+    load_lanes(f, plain, n, &other);
+    save(ours, q, n);
+    float least = block_error(f, plain, n, theirs, next.d);
+    if (!(least < block_error(f, plain, n, ours, scale->d))) {
+        return;
+    }
+    for (int i = 0; i < FIT_N; i++) { /* so that groups without importance follow, too */
+        other.w[i] = b->plain[i] + FIT_LEAST;
+    }
+    load_lanes(f, from, n, &other);
+    restore(from, theirs, n);
+    struct fit_scale end = next;
+    descend(f, b, from, &end, block_error(f, from, n, theirs, next.d));
+    save(lower, from, n);
+    bool better = block_error(f, plain, n, lower, end.d) <= least;
+    restore(q, better ? lower : theirs, n);
+    *scale = better ? end : next;
+}
+
+/* ---- writing ---- */
+
 /* ORs the scale of group g into a zeroed block. */
 static void write_scale(uint32_t type, unsigned g, int s, uint8_t *out)
 {
@@ -337,7 +467,11 @@ bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     }
     struct fit_scale scale = {0};
     if (!(search(f, b, q, &scale) < sum4(zeros))) {
-        return true;
+        scale = (struct fit_scale){0};
+    }
+    try_reference(f, b, q, &scale);
+    if ((scale.bits & 0x7FFF) == 0) {
+        return true; /* nothing is better than zeros */
     }
     write_block(type, f, q, &scale, out);
     return scale.clipped;

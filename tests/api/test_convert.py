@@ -31,6 +31,19 @@ def test_q2_answers(work):
     assert good("run", "-m", out, "--temp", "0", "--think", "off", "-p", "Reverse these words: tea, key").strip() == "key, tea"
 
 
+def test_every_recipe(work):
+    """A file of every recipe, and of every type of the dense part, passes the checks of another start."""
+    names = ("f32", "f16", "bf16", "q8", "mxfp4", "q4", "q2", "q2-q4tail")
+    code, _, err = run("convert", MINI_DIR, "-o", os.path.join(work, "none.gguf"), "--recipe", "none")
+    assert code != 0 and all(n in err for n in names), err
+    sizes = {}
+    for recipe, *more in [(n,) for n in names] + [("q8", "--dense", t) for t in ("q6_k", "q5_k", "q4_k")]:
+        out = converted(MINI_DIR, os.path.join(work, "recipe.gguf"), recipe, *more)
+        assert "all checks passed" in good("inspect", "--check", out), (recipe, more)
+        sizes[(recipe, *more[1:])] = os.path.getsize(out)
+    assert sizes[("q2",)] < sizes[("q2-q4tail",)] <= sizes[("q4",)] < sizes[("q8",)] < sizes[("f16",)] < sizes[("f32",)]
+
+
 def test_threads(work):
     one = timed(work, "t1.gguf")[0]
     for n in (2, 3):

@@ -284,6 +284,14 @@ static void test_official(void **state)
         }
         official_fini(&o);
     }
+    /* a name longer than any known one is quoted whole */
+    assert_int_equal(official_load(&o, &ctx,
+                                   SLICE("{\"prompt\":\"x\",\"release\":\"preview-2026-07-31\","
+                                         "\"steps\":[{\"token\":\"54\"}]}"),
+                                   &err),
+                     FATHOM_EFORMAT);
+    assert_non_null(strstr(err.msg, "unknown release \"preview-2026-07-31\""));
+    official_fini(&o);
 }
 
 int main(void)

@@ -23,6 +23,7 @@ struct stopper {
     struct buf lines;
     uint64_t cancel_at; /* bytes of the "convert" stage; 0: never */
     uint64_t checked;   /* bytes of the "check" stage */
+    const char *block;  /* made a directory while data is written */
 };
 
 static void on_line(void *user, const char *line)
@@ -39,6 +40,10 @@ static bool on_progress(void *user, const char *stage, uint64_t done, uint64_t t
     if (strcmp(stage, "check") == 0) {
         s->checked = total;
         return true;
+    }
+    if (s->block) {
+        assert_int_equal(mkdir(s->block, 0700), 0);
+        s->block = NULL;
     }
     return !s->cancel_at || done < s->cancel_at;
 }
@@ -393,6 +398,34 @@ static void test_refused(void **state)
     buf_free(&s.lines);
 }
 
+/* The finished file cannot be renamed: the work is kept, and the same command only checks it. */
+static void test_rename_fails(void **state)
+{
+    (void)state;
+    struct stopper s = {0};
+    fathom_err err;
+    struct buf want = {0};
+    char out[1024];
+    assert_int_equal(run(tmp_path("named.gguf"), "q4", 2, &s, &err), 0);
+    load(&want, tmp_path("named.gguf"));
+    snprintf(out, sizeof out, "%s", tmp_path("blocked.gguf"));
+    s.block = out;
+    assert_int_equal(run(out, "q4", 2, &s, &err), FATHOM_EIO);
+    assert_non_null(strstr(err.msg, "cannot rename"));
+    assert_true(path_exists(tmp_path("blocked.gguf.part")));
+    assert_true(path_exists(tmp_path("blocked.gguf.journal")));
+    assert_int_equal(run(out, "q4", 2, &s, &err), FATHOM_EINVAL); /* said before any work */
+    assert_non_null(strstr(err.msg, "not a regular file"));
+    assert_int_equal(rmdir(out), 0);
+    assert_int_equal(run(out, "q4", 2, &s, &err), 0);
+    assert_true(s.checked > 0);
+    assert_same(&want, out);
+    assert_false(path_exists(tmp_path("blocked.gguf.part")));
+    assert_false(path_exists(tmp_path("blocked.gguf.journal")));
+    buf_free(&want);
+    buf_free(&s.lines);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -413,7 +446,7 @@ int main(void)
         cmocka_unit_test(test_recipes),    cmocka_unit_test(test_tail),
         cmocka_unit_test(test_every_type), cmocka_unit_test(test_threads),
         cmocka_unit_test(test_checksum),   cmocka_unit_test(test_interrupted),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_rename_fails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -301,7 +301,9 @@ static void test_random(void **state)
 
 /* Vectors of the recorded kinds with seeds of our own: under every weighting better than the
  * reference search on average, the 2-bit grids by 6 %, and hardly a row worse: a block of a
- * sparse row has many local minima, and about one row in a thousand ends in another one. */
+ * sparse row has many local minima, and about one row in a thousand ends in another one. The
+ * encoder of the formats without minima tries the reference's choice, too; what may be left
+ * there is a tie that falls another way. */
 static void test_unseen(void **state)
 {
     (void)state;
@@ -310,7 +312,7 @@ static void test_unseen(void **state)
     for (int t = 0; t < N_SEARCHED; t++) {
         const struct searched *s = &SEARCHED[t];
         double sum[N_RECORDED_WEIGHTS] = {0};
-        unsigned worse = 0;
+        unsigned worse = 0, much = 0;
         for (unsigned i = 0; i < seeds * N_RECORDED_KINDS * N_RECORDED_WEIGHTS; i++) {
             unsigned weights = i % N_RECORDED_WEIGHTS,
                      kind = i / N_RECORDED_WEIGHTS % N_RECORDED_KINDS;
@@ -327,10 +329,13 @@ static void test_unseen(void **state)
                 print_message("%s, row kind %u, weighting %u, number %u: %g, reference %g\n",
                               qformat(s->type)->name, kind, weights, i, ours, theirs);
                 worse++;
+                much += !(sqrt(ours) <= 1.005 * sqrt(theirs));
             }
             sum[weights] += kind == 8 ? 0 : log(ours / theirs); /* tiny: both are zeros */
         }
+        bool tries = s->type == QT_Q3_K || s->type == QT_Q6_K || s->type == QT_IQ4_XS;
         assert_true(worse * 500 <= seeds * N_RECORDED_KINDS * N_RECORDED_WEIGHTS);
+        assert_true(!tries || much == 0);
         for (unsigned k = 0; k < N_RECORDED_WEIGHTS; k++) {
             double ratio = exp(sum[k] / (seeds * (N_RECORDED_KINDS - 1)));
             assert_true(ratio < 1 && (!quant_needs_importance(s->type) || ratio <= 0.94));
