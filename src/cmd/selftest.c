@@ -297,8 +297,9 @@ static void one_backend(struct selftest *t, const struct backend *b)
         if (!t->o->json) {
             buf_addf(
                 &t->b,
-                "  each op from the inputs of the same op of %s: largest difference of floats (allowed %.0e of the\n"
-                "  row's largest), codes that round another way (allowed %.0f %%), time of an op run alone\n",
+                "  each op from the inputs of the same op of %s: largest difference of floats\n"
+                "  (allowed %.0e of the row's largest), codes that round another way (allowed\n"
+                "  %.0f %%), time of an op run alone\n",
                 strcmp(b->name, "cpu") ? "cpu" : "ref", OPS_FLOAT_LIMIT, 100 * OPS_CODE_LIMIT);
         }
         check_kernels(t, b->name);

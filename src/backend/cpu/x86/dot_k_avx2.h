@@ -1,6 +1,6 @@
 /* dot_k_avx2.h - Q2_K to Q6_K, MXFP4, Q4_0, Q8_0 and IQ4 for dot_avx2.h (layouts: quant/decode.c,
- * decode_iq.c). The 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times their value,
- * and divide the finished sums. */
+ * decode_iq.c). The 2-bit formats leave the codes of odd groups of 32 in bits 2 and 3, four times
+ * their value, and divide the finished sums. */
 #ifndef CPU_DOT_K_AVX2_H
 #define CPU_DOT_K_AVX2_H
 
