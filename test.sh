@@ -213,7 +213,7 @@ fi
 title "Metal: the kernels on an emulated device"
 metal_ready() { setup_metal || return 77; }
 if check metal-setup metal_ready; then
-    metal_tests="test_metal_ops_linear test_metal_ops_moe test_metal_ops_attn test_metal_golden test_metal_mini test_metal_flash"
+    metal_tests="test_metal_ops_linear test_metal_ops_moe test_metal_ops_attn test_metal_golden test_metal_mini test_metal_flash test_metal_selftest"
     if [ -n "$long" ]; then # every order, recipe and planted bug, and all of it under both sanitizers
         for preset in metal metal-asan metal-tsan; do
             build "build-$preset" $preset "$metal_tests" &&

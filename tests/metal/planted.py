@@ -76,6 +76,9 @@ BUGS = [
     bug("rotation back in the wrong direction", K + "attn.metal",
         "y[2 * i] = a * cs[2 * i] + b * cs[2 * i + 1];", "y[2 * i] = a * cs[2 * i] - b * cs[2 * i + 1];",
         "ops_attn:test_attn", NUMBERS),
+    bug("selftest: an op of its own is named", K + "attn.metal",
+        "y[2 * i] = a * cs[2 * i] + b * cs[2 * i + 1];", "y[2 * i] = a * cs[2 * i] - b * cs[2 * i + 1];",
+        "selftest:test_selftest_ops", r"ERROR: ATTN: floats"),
     bug("mask of a constrained choice ignored", K + "select.metal",
         "    if (s.masked && !(s.mask[i / 32] >> (i % 32) & 1u)) {", "    if (false) {", "ops_moe:test_pick", INTEGERS),
     # ---- host: encoding ----
