@@ -3,6 +3,7 @@
 alone, streams go on while a long prompt is read, no stream is lost, mixed or cut; slow, broken and
 hostile clients harm nobody; nothing piles up. FATHOM_TEST_TASKS=1 (test.sh --long) asks for the full
 counts."""
+import contextlib
 import random
 import select
 import struct
@@ -13,6 +14,17 @@ LONG = os.environ.get("FATHOM_TEST_TASKS") == "1"
 QUESTIONS = ["hi", "What is 2+3?", "Name a colour.", "Count to five.", "Tell me a story about a cat.", "Bye",
              "Write a list of three fruits.", "What can you do?", "Say it again.", "Is the sky blue?",
              "Reverse the word stone.", "What is 9-4?", "Good morning", "Explain rain.", "Sort: b, a, c", "Who are you?"]
+
+
+@contextlib.contextmanager
+def environment(**more):
+    old = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
 
 
 def ask(s, i, stream=True, **more):
@@ -258,7 +270,8 @@ def test_memory_is_flat(work):
         skip("no /proc")
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     script = [{"completion": "r</think>" + call_text(("f", {"a": "x" * 50}))}, {"completion": "</think>short"}]
-    with serving(work, script=script) as s:
+    # the address sanitizer keeps freed memory aside, 256 MB by default: that would look like growth
+    with environment(ASAN_OPTIONS="quarantine_size_mb=1"), serving(work, script=script) as s:
         c = s.connect()
 
         def some(n, at):
