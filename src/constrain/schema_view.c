@@ -244,8 +244,8 @@ static void add_pattern(struct schema *s, struct view *v, const struct json *at,
     v->pattern_at[v->n_pattern++] = at;
 }
 
-static void read_format(struct schema *s, struct view *v, const struct json *at,
-                        const struct json *x)
+static void read_format_word(struct schema *s, struct view *v, const struct json *at,
+                             const struct json *x)
 {
     struct slice expr = format_expr(json_str(x));
     if (expr.p) {
@@ -308,7 +308,7 @@ static void read_keyword(struct schema *s, struct view *v, const struct json *at
         }
         break;
     case K_CONST: read_values(s, v, x, 1); break;
-    case K_FORMAT: read_format(s, v, at, x); break;
+    case K_FORMAT: read_format_word(s, v, at, x); break;
     case K_PATTERN: read_pattern(s, v, at, x); break;
     case K_MIN_LENGTH: read_min(s, at, k->name, x, &v->min_length); break;
     case K_MAX_LENGTH: read_max(s, at, k->name, x, &v->max_length); break;

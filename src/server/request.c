@@ -445,7 +445,7 @@ int request_prompt(struct api_request *r, const struct request_policy *p, struct
 /* ---- the job ---- */
 
 /* What the calls of the answer are held to. */
-static void constrain_calls(struct constraint_spec *c, const struct api_request *r)
+static void hold_calls(struct constraint_spec *c, const struct api_request *r)
 {
     if (r->choice == CHOICE_NONE || r->n_tool == 0) {
         return; /* the marker of a call is masked anyway, or there is nothing to call */
@@ -474,7 +474,7 @@ static int make_constraint(struct job_spec *out, const struct api_request *r,
     const char *param = r->proto == PROTO_RESPONSES  ? "text.format"
                         : r->proto == PROTO_MESSAGES ? "output_config.format"
                                                      : "response_format";
-    constrain_calls(&c, r);
+    hold_calls(&c, r);
     if (c.kind == CONSTRAINT_NONE) {
         param = "tools";
     }

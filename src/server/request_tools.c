@@ -1,5 +1,5 @@
 /* request_tools.c - the tools of a request (as each protocol's parser hands them over) and which
- * of them the answer may or must call. What the choice does to the answer: constrain_calls of
+ * of them the answer may or must call. What the choice does to the answer: hold_calls of
  * request.c. */
 #include "server/request.h"
 
