@@ -250,13 +250,7 @@ static void read_choice(struct api_request *r, const struct fields *f)
         }
     } else if (type.p && slice_is(type, "tool")) {
         field_str(&c, "name", &name);
-        const struct api_tool *t = request_tool(r, name);
-        r->choice = CHOICE_NAMED;
-        r->choice_name = name;
-        if (!t) {
-            field_fail(&c, "name", "there is no tool \"%.*s\" in this request",
-                       (int)MIN(name.n, (size_t)64), name.p ? name.p : "");
-        }
+        choose_tool(r, &c, name);
     } else if (!type.p || !slice_is(type, "auto")) {
         field_fail(&c, "type", "must be auto, any, none or tool");
     }

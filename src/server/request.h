@@ -112,6 +112,8 @@ void read_stop(struct api_request *r, const struct fields *f, const char *name);
 void read_max_tokens(struct api_request *r, const struct fields *f, const char *name);
 /* OpenAI form, nested (function: {...}) or flat (Responses). */
 void read_tool_choice(struct api_request *r, const struct fields *f);
+/* The answer must call the tool of this name; f: where the name stands. */
+void choose_tool(struct api_request *r, const struct fields *f, struct slice name);
 void read_format(struct api_request *r,
                  const struct fields *f); /* {type, json_schema|schema} */
 /* Adds {"type":"function","function":def} as number n_tool. */

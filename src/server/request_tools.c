@@ -92,7 +92,7 @@ static struct slice name_of(const struct fields *f, struct slice type)
     return name;
 }
 
-static void choose_named(struct api_request *r, const struct fields *f, struct slice name)
+void choose_tool(struct api_request *r, const struct fields *f, struct slice name)
 {
     size_t i = tool_index(r, name);
     if (i == r->n_tool) {
@@ -160,7 +160,7 @@ static void read_choice_object(struct api_request *r, const struct fields *f)
     struct slice type = {0};
     field_str(f, "type", &type);
     if (slice_is(type, "function") || slice_is(type, "custom") || slice_is(type, "tool")) {
-        choose_named(r, f, name_of(f, type));
+        choose_tool(r, f, name_of(f, type));
     } else if (slice_is(type, "allowed_tools")) {
         struct fields inner = field_object(f, "allowed_tools");
         choose_allowed(r, inner.obj ? &inner : f);
@@ -190,7 +190,7 @@ void read_tool_choice(struct api_request *r, const struct fields *f)
     if (v->type == JSON_OBJECT) {
         struct fields o = field_object(f, name);
         if (old) {
-            choose_named(r, &o, name_of(&o, SLICE("function")));
+            choose_tool(r, &o, name_of(&o, SLICE("function")));
         } else {
             read_choice_object(r, &o);
         }
