@@ -99,7 +99,7 @@ def try_bug(bug, source, build, work):
 
 
 def main():
-    source, build = sys.argv[1:3]
+    source, build = map(os.path.abspath, sys.argv[1:3])
     rest = sys.argv[3:]
     everything = "--all" in rest or bool(os.environ.get("FATHOM_TEST_LONG"))
     only = rest[rest.index("--only") + 1] if "--only" in rest else None

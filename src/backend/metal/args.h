@@ -26,6 +26,7 @@ enum {
     METAL_TILE = 32,        /* tokens of a product tile */
     METAL_HEADS = 8,        /* attention heads of a threadgroup: one a simdgroup */
     METAL_SPLIT = 128,      /* ATTN entries of one split (op.h) */
+    METAL_ATTN_ROWS = 4,    /* stored rows decoded at a time */
     METAL_HEAD_MAX = 512,   /* longest head, longest stored row */
     METAL_HC_MAX = 5,       /* streams: hc * hc lanes of one simdgroup */
     METAL_K_MAX = 16,       /* routed experts of a token */
@@ -33,8 +34,34 @@ enum {
     METAL_NORM_MAX = 2048,  /* longest vector of a norm that is folded into a product */
     METAL_INDEX_N = 128,    /* longest index vector */
     METAL_INDEX_BATCH = 16, /* tokens whose index scores exist at a time */
-    METAL_TG_BYTES = 31744, /* threadgroup memory of every dispatch */
     METAL_PARTS = 8,
+};
+
+/* Threadgroup memory of the tasks with products, ROUTE and HCpost, in floats. What few tokens need
+ * comes first: a dispatch asks for what its tasks use in this step (metal_tg_bytes), so that a core
+ * holds several threadgroups. */
+enum {
+    METAL_AT_LIST = 0,  /* 32 row numbers of the tokens, as uint */
+    METAL_AT_ROOM = 32, /* 8 floats for group_sum */
+    METAL_AT_PAIR = 64, /* MOE: 32 pairs, 32 weights */
+    METAL_AT_MIX = 128, /* HCpost: [METAL_HC_MAX][32] */
+    METAL_AT_OUT = 288, /* [tokens][32] */
+    /* Behind METAL_FEW tokens' results: a norm fused in front; or ROUTE: the chosen experts and
+     * their weights, then [n_expert] scores. */
+    METAL_AT_FEW = 544,
+    METAL_AT_SCORE = METAL_AT_FEW + 2 * METAL_K_MAX,
+    METAL_AT_W = 1312, /* tiles: [32 rows][64] codes of two blocks */
+    METAL_AT_X = 3360, /* [32 tokens][64] */
+    METAL_AT_I = 5408, /* [2 blocks][32 tokens][32 rows] integer sums */
+    METAL_AT_S = 7456, /* per (block, row): d, m, mc0, mc1: [4][2][32] */
+    METAL_AT_A = 7712, /* per (block, token): d, sum0, sum1: [3][2][32] */
+    METAL_AT_END = 7904,
+    /* Other tasks. */
+    METAL_AT_VECTOR = 64, /* RMS_NORM, KV_ROW, COMPRESS: the vector, behind group_sum's room */
+    METAL_AT_HC_VECTOR = 96,   /* HC_NORM, HC_HEAD: behind sums, room and pre */
+    METAL_PIECE = 4096,        /* norms write at most so many elements at a time */
+    METAL_SELECT_FLOATS = 512, /* INDEX_TOP, PICK */
+    METAL_INDEX_SUMS = 512,    /* INDEX_SCORE: sums of 16 heads and 32 rows; then 48 vectors */
 };
 
 /* Buffer indices of the one kernel. */

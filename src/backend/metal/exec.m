@@ -172,7 +172,6 @@ static void bind_buffers(FExec *e, FList *l, id<MTLComputeCommandEncoder> enc)
         id<MTLBuffer> v = i < e->dev->n_views ? e->dev->view[i] : e->step;
         [enc setBuffer:v offset:0 atIndex:METAL_BUF_VIEW0 + i];
     }
-    [enc setThreadgroupMemoryLength:METAL_TG_BYTES atIndex:0];
 }
 
 /* Encodes dispatch i for tokens [tok0, tok0 + n) of INDEX_SELECT; only: this op, or all (-1). false:
@@ -182,11 +181,13 @@ static bool encode_one(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
 {
     const struct metal_dispatch *d = &l->plan.d[i];
     struct metal_level level = {.tok0 = tok0, .n_tok = n};
+    uint32_t tg_bytes = 0;
     for (uint32_t k = 0; k < METAL_SLOTS; k++) {
         uint32_t groups = 0;
         if (k < d->n && (only < 0 || d->task[k].op == (uint32_t)only)) {
             groups = metal_groups(&l->plan, &d->task[k], s, n);
             level.args[k] = d->task[k].at;
+            tg_bytes = MAX(tg_bytes, metal_tg_bytes(&l->plan, &d->task[k], s));
         }
         level.first[k + 1] = level.first[k] + groups;
     }
@@ -195,6 +196,7 @@ static bool encode_one(FList *l, id<MTLComputeCommandEncoder> enc, uint32_t i,
     }
     [enc setComputePipelineState:((FPipeline *)l->pipeline[i])->state];
     [enc setBytes:&level length:sizeof level atIndex:METAL_BUF_LEVEL];
+    [enc setThreadgroupMemoryLength:tg_bytes atIndex:0];
     [enc dispatchThreadgroups:MTLSizeMake(level.first[METAL_SLOTS], 1, 1)
         threadsPerThreadgroup:MTLSizeMake(METAL_THREADS, 1, 1)];
     return true;

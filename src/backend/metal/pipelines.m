@@ -114,11 +114,19 @@ static id<MTLComputePipelineState> make(FDevice *d, const FPipeline *p, NSError 
     if (!desc.computeFunction) {
         return nil;
     }
+    id<MTLComputePipelineState> s = nil;
     if (d->archive) {
         desc.binaryArchives = [NSArray arrayWithObject:d->archive];
+        s = [d->mtl
+            newComputePipelineStateWithDescriptor:desc
+                                          options:MTLPipelineOptionFailOnBinaryArchiveMiss
+                                       reflection:NULL
+                                            error:NULL];
     }
-    id<MTLComputePipelineState> s =
-        [d->mtl newComputePipelineStateWithDescriptor:desc
+    if (s) { /* it was in the archive */
+        return s;
+    }
+    s = [d->mtl newComputePipelineStateWithDescriptor:desc
                                               options:MTLPipelineOptionNone
                                            reflection:NULL
                                                 error:error];

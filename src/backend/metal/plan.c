@@ -376,7 +376,7 @@ static void build(struct builder *b)
 int metal_plan_make(struct metal_plan *out, const struct program *p,
                     const struct metal_plan_options *o, fathom_err *err)
 {
-    *out = (struct metal_plan){.p = p};
+    *out = (struct metal_plan){.p = p, .few = o->few};
     for (uint32_t i = 0; i < p->n_ops; i++) {
         const char *why = metal_supports(p, &p->ops[i]);
         if (why) {

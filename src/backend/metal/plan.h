@@ -37,6 +37,7 @@ struct metal_dispatch {
 };
 struct metal_plan {
     const struct program *p;
+    bool few; /* the list for at most METAL_FEW tokens */
     struct metal_dispatch *d;
     uint32_t n, cap;
     unsigned char *args;
@@ -72,6 +73,10 @@ void metal_plan_free(struct metal_plan *plan);
  * n_batch: tokens of an INDEX_SELECT batch. */
 uint32_t metal_groups(const struct metal_plan *plan, const struct metal_plan_task *t,
                       const struct step *s, uint32_t n_batch);
+
+/* Threadgroup memory that a task needs in this step, bytes (a multiple of 16, at least 16). */
+uint32_t metal_tg_bytes(const struct metal_plan *plan, const struct metal_plan_task *t,
+                        const struct step *s);
 
 /* Dispatches of a step of n_tok tokens of one sequence at position pos. */
 uint32_t metal_count(const struct metal_plan *plan, uint32_t pos, uint32_t n_tok);

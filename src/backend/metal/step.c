@@ -191,6 +191,73 @@ uint32_t metal_groups(const struct metal_plan *plan, const struct metal_plan_tas
     return 0;
 }
 
+/* ---- threadgroup memory ---- */
+
+/* Floats of a product and its epilogue for n tokens in a threadgroup. */
+static uint32_t product_floats(const struct metal_plan *plan, uint32_t n)
+{
+    return plan->few ? METAL_AT_OUT + METAL_ROWS * n : METAL_AT_END;
+}
+
+static uint32_t linear_floats(const struct metal_plan *plan, const struct metal_plan_task *t,
+                              const struct step *s)
+{
+    const struct metal_linear *a = (const void *)(plan->args + t->at);
+    uint32_t n = a->rows_out ? s->n_out : s->n_tok;
+    /* linear.metal, stage_norm: codes, scales, sums and a factor of each token */
+    return a->norm.n ? METAL_AT_FEW + n * (a->norm.n / 4 + a->norm.n / 16 + 1)
+                     : product_floats(plan, n);
+}
+
+static uint32_t task_floats(const struct metal_plan *plan, const struct metal_plan_task *t,
+                            const struct step *s)
+{
+    const struct op *op = &plan->p->ops[t->op];
+    switch ((enum metal_task)t->kind) {
+    case METAL_HC_NORM: return METAL_AT_HC_VECTOR + MIN(op->hc_norm.d, (uint32_t)METAL_PIECE);
+    case METAL_HC_HEAD: return METAL_AT_HC_VECTOR + MIN(op->hc_head.d, (uint32_t)METAL_PIECE);
+    case METAL_RMS_NORM: return METAL_AT_VECTOR + MIN(op->rms_norm.n, (uint32_t)METAL_PIECE);
+    case METAL_KV_ROW: return METAL_AT_VECTOR + op->kv_row.geom.n;
+    case METAL_COMPRESS:
+    case METAL_COMPRESS_ROWS: return METAL_AT_VECTOR + op->compress.geom.n;
+    case METAL_HEAD_FINISH: return METAL_HEADS * op->head_finish.n;
+    case METAL_INDEX_SCORE: return METAL_INDEX_SUMS + 48 * op->index_select.n;
+    case METAL_INDEX_TOP:
+    case METAL_PICK: return METAL_SELECT_FLOATS;
+    case METAL_ATTN:
+        return METAL_HEADS * (op->attn.n + METAL_SPLIT) + METAL_ATTN_ROWS * op->attn.n;
+    case METAL_ATTN_MERGE: return METAL_HEADS * op->attn.n;
+    case METAL_LINEAR: return linear_floats(plan, t, s);
+    case METAL_LINEAR_HC:
+    case METAL_FFN_UP:
+    case METAL_MOE_UP_EXPERT:
+    case METAL_MOE_DOWN:
+    case METAL_MOE_DOWN_EXPERT:
+    case METAL_MOE_DOWN_SUM: return product_floats(plan, s->n_tok);
+    case METAL_ROUTE:
+    case METAL_ROUTE_TOKEN:
+    case METAL_ROUTE_GROUP: return METAL_AT_SCORE + op->route.n_expert;
+    case METAL_MOE_UP: {
+        const struct metal_moe_up *a = (const void *)(plan->args + t->at);
+        return a->route.k ? METAL_AT_SCORE + a->route.n_expert : product_floats(plan, 1);
+    }
+    case METAL_EMBED:
+    case METAL_HC_MIX:
+    case METAL_COMPRESS_RING:
+    case METAL_RING_STORE:
+    case METAL_NONE:
+    case METAL_TASKS: break;
+    }
+    return 0;
+}
+
+uint32_t metal_tg_bytes(const struct metal_plan *plan, const struct metal_plan_task *t,
+                        const struct step *s)
+{
+    uint32_t floats = task_floats(plan, t, s);
+    return floats ? (4 * floats + 15) / 16 * 16 : 16;
+}
+
 uint32_t metal_count(const struct metal_plan *plan, uint32_t pos, uint32_t n_tok)
 {
     struct step_seq q = {.n0 = pos, .n_tok = n_tok, .n_out = 1};

@@ -117,7 +117,7 @@ namespace
 enum state : uint8_t { RUNNABLE, AT_SIMD, AT_BARRIER, DONE };
 
 /* Not a power of two: equal spacing would map all stacks to the same cache sets. */
-constexpr size_t STACK_BYTES = 64 * 1024, STACK_STEP = STACK_BYTES + 320;
+constexpr size_t STACK_BYTES = 64 * 1024, STACK_STEP = STACK_BYTES + 320, PAGE = 4096;
 
 struct fiber {
     void *sp;
@@ -145,8 +145,7 @@ struct worker {
     const emu_dispatch *d;
     std::vector<fiber> fibers;
     std::vector<exchange_room> simd;
-    unsigned char *stacks = nullptr,
-                  *region = nullptr; /* region: only for the thread sanitizer */
+    unsigned char *stacks = nullptr, *region = nullptr; /* region: threadgroup memory */
     void *main_sp = nullptr, *main_tsan = nullptr, *main_asan = nullptr;
     const void *main_bottom = nullptr;
     size_t main_size = 0;
@@ -351,12 +350,11 @@ void api_barrier(bool whole_group, int site)
     }
 }
 
-/* An allocation of its own, so that the address sanitizer finds overruns. The thread sanitizer
- * would take it for a write of the fiber that happens to be first: there it is a piece of memory
- * that is mapped anew for each threadgroup. */
+/* With the address sanitizer an allocation of its own; else a piece of the worker's region, from its
+ * end down, so that the first one ends at a page nobody may touch. */
 void *tg_alloc(worker *w, size_t bytes, size_t at)
 {
-    return with_tsan() ? w->region + at : (unsigned char *)malloc(bytes);
+    return with_asan() ? (unsigned char *)malloc(bytes) : w->region + EMU_TG_BYTES - at - bytes;
 }
 
 void *api_tg_local(int id, size_t bytes)
@@ -552,10 +550,10 @@ void tg_memory_make(worker *w)
 void tg_memory_drop(worker *w)
 {
     for (void *p : w->tg) {
-        free(with_tsan() ? nullptr : p);
+        free(with_asan() ? p : nullptr);
     }
     for (const tg_block &b : w->local) {
-        free(with_tsan() ? nullptr : b.at);
+        free(with_asan() ? b.at : nullptr);
     }
     w->local.clear();
 }
@@ -573,14 +571,19 @@ unsigned char *map_pages(size_t bytes)
 void stacks_make(worker *w)
 {
     w->stacks = map_pages(EMU_THREADS * STACK_STEP);
-    w->region = with_tsan() ? map_pages(EMU_TG_BYTES) : nullptr;
+    if (!with_asan()) {
+        w->region = map_pages(EMU_TG_BYTES + PAGE);
+        if (mprotect(w->region + EMU_TG_BYTES, PAGE, PROT_NONE)) {
+            abort();
+        }
+    }
 }
 
 void stacks_drop(worker *w)
 {
     munmap(w->stacks, EMU_THREADS * STACK_STEP);
     if (w->region) {
-        munmap(w->region, EMU_TG_BYTES);
+        munmap(w->region, EMU_TG_BYTES + PAGE);
     }
 }
 
@@ -764,6 +767,14 @@ void emu_fault(const char *message)
                message);
         give_up(w);
     }
+}
+
+bool emu_is_tg_end(const void *at)
+{
+    const worker *w = t_worker;
+    const unsigned char *p = (const unsigned char *)at;
+    return w && w->region && p >= w->region + EMU_TG_BYTES &&
+           p < w->region + EMU_TG_BYTES + PAGE;
 }
 
 const char *emu_run(const struct emu_dispatch *given)

@@ -132,6 +132,8 @@ struct emu_dispatch {
 /* Runs it; NULL, or a message about what the kernel did wrong (valid until the next dispatch). */
 const char *emu_run(const struct emu_dispatch *d);
 
+/* Does `at` lie behind the threadgroup memory of the lane that this thread runs? */
+bool emu_is_tg_end(const void *at);
 /* For a signal handler: if this thread runs a lane, its dispatch ends with the message and the call
  * does not return. */
 void emu_fault(const char *message);

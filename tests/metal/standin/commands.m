@@ -182,6 +182,9 @@ struct dispatch {
         }
     }
     memcpy(d->tg_bytes, tg_bytes, sizeof tg_bytes);
+    for (int i = 0; i < EMU_LENGTHS; i++) {
+        standin_n.tg_bytes += tg_bytes[i];
+    }
     d->grid = grid;
     d->group = group;
     d->whole = whole;

@@ -194,8 +194,19 @@ void standin_set_error(NSError **error, const char *text)
                                                           reflection:(void *)reflection
                                                                error:(NSError **)error
 {
-    (void)o;
     (void)reflection;
+    for (NSUInteger i = 0; d.computeFunction && i < d.binaryArchives.count; i++) {
+        if ([(SArchive *)[d.binaryArchives objectAtIndex:i]
+                has:(SFunction *)d.computeFunction]) {
+            SPipeline *found = [SPipeline new];
+            found->function = (SFunction *)d.computeFunction;
+            return found;
+        }
+    }
+    if (o & MTLPipelineOptionFailOnBinaryArchiveMiss) {
+        standin_set_error(error, "not in the archive");
+        return nil;
+    }
     if (!d.computeFunction || standin_fails(&standin_now.fail_pipeline)) {
         standin_set_error(error, d.computeFunction ? "injected: no pipeline" : "no function");
         return nil;
@@ -208,11 +219,12 @@ void standin_set_error(NSError **error, const char *text)
 - (id<MTLBinaryArchive>)newBinaryArchiveWithDescriptor:(MTLBinaryArchiveDescriptor *)d
                                                  error:(NSError **)error
 {
-    if (d.url && access(d.url.path.UTF8String, R_OK)) {
+    SArchive *a = [SArchive new];
+    if (d.url && ![a load:d.url]) {
         standin_set_error(error, "the archive cannot be read");
         return nil;
     }
-    return [SArchive new];
+    return a;
 }
 - (id<MTLResidencySet>)newResidencySetWithDescriptor:(MTLResidencySetDescriptor *)d
                                                error:(NSError **)error

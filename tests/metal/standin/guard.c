@@ -133,6 +133,8 @@ static void on_fault(int signal, siginfo_t *info, void *context)
         snprintf(text, sizeof text,
                  "byte %zu of a buffer, or a binding, of %zu bytes is touched: behind its end",
                  (size_t)(at - b->at), b->bytes);
+    } else if (emu_is_tg_end(at)) {
+        snprintf(text, sizeof text, "threadgroup memory is touched behind its end");
     } else {
         snprintf(text, sizeof text, "address %p is touched, which is in no buffer",
                  info->si_addr);

@@ -57,8 +57,12 @@ void standin_set_error(NSError **error, const char *text);
 @end
 
 @interface SArchive : NSObject <MTLBinaryArchive> {
-    NSUInteger n;
+  @public
+    uint64_t *key; /* of each pipeline; the file is these */
+    NSUInteger n, cap;
 }
+- (bool)has:(SFunction *)f;
+- (bool)load:(NSURL *)url; /* false: not an archive */
 @end
 
 @interface SResidencySet : NSObject <MTLResidencySet> {

@@ -25,9 +25,11 @@ void standin_set(const struct standin_options *o);
 
 struct standin_counts {
     uint64_t dispatches, threadgroups, barriers, encoders, command_buffers, pipelines,
-        libraries;
+        libraries; /* pipelines: compiled, not found in an archive */
     uint64_t buffers_alive, buffer_bytes_alive, residency_requests;
     uint64_t set_bytes; /* bytes given by setBytes */
+    uint64_t tg_bytes;  /* threadgroup memory of all dispatches */
+    uint64_t archives_written;
 };
 void standin_counts(struct standin_counts *out);
 void standin_reset_counts(void);

@@ -4,10 +4,20 @@
  * from scratch, by a second dispatch (few tokens, so that the splits spread over the chip). Sums over
  * a head's elements and over a split's weights: lane i % 32 ascending, then the tree of lanes_sum. */
 
-constant uint ATTN_Q = 0;       /* [8][METAL_HEAD_MAX] */
-constant uint ATTN_S = 4096;    /* [8][128] scores, then weights */
-constant uint ATTN_ROWS = 5120; /* [4][METAL_HEAD_MAX] */
-constant uint ATTN_TILE = 4;
+/* Threadgroup memory, n elements a head: queries, then results [8][n]; scores, then weights [8][128]; rows [4][n].
+ * ATTN_MERGE has the first only. */
+inline threadgroup float *head_room(thread const ctx &c, uint n)
+{
+    return c.tg + c.sg * n;
+}
+inline threadgroup float *score_room(thread const ctx &c, uint n)
+{
+    return c.tg + METAL_HEADS * n + c.sg * METAL_SPLIT;
+}
+inline threadgroup float *row_room(thread const ctx &c, uint n)
+{
+    return c.tg + METAL_HEADS * (n + METAL_SPLIT);
+}
 
 struct entries {
     uint first, n_win, n;
@@ -53,7 +63,7 @@ inline void load_rows(thread const ctx &c, constant metal_attn &o, thread const 
 {
     sync(); /* the last tile has been read */
     for (uint i = c.t; i < n * o.n; i += METAL_THREADS) {
-        c.tg[ATTN_ROWS + i] = entry_value(c, o, e, t, i0 + i / o.n, i % o.n);
+        row_room(c, o.n)[i] = entry_value(c, o, e, t, i0 + i / o.n, i % o.n);
     }
     sync();
 }
@@ -67,14 +77,13 @@ struct head_part {
 inline head_part attend(thread const ctx &c, constant metal_attn &o, thread const entries &e,
                         uint t, uint i0, uint n)
 {
-    threadgroup float *q = c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX,
-                      *s = c.tg + ATTN_S + c.sg * METAL_SPLIT;
+    threadgroup float *q = head_room(c, o.n), *s = score_room(c, o.n);
     head_part r;
-    for (uint a = 0; a < n; a += ATTN_TILE) {
-        uint len = min(n - a, ATTN_TILE);
+    for (uint a = 0; a < n; a += METAL_ATTN_ROWS) {
+        uint len = min(n - a, (uint)METAL_ATTN_ROWS);
         load_rows(c, o, e, t, i0 + a, len);
         threadgroup const float *row =
-            c.tg + ATTN_ROWS; /* rows behind the last: old ones, not used */
+            row_room(c, o.n); /* rows behind the last: old ones, not used */
         float4 v = float4(0.0f);
         for (uint d = c.lane; d < o.n; d += 32) {
             v = fma(float4(q[d]),
@@ -103,11 +112,11 @@ inline head_part attend(thread const ctx &c, constant metal_attn &o, thread cons
     for (uint k = 0; k < METAL_HEAD_MAX / 32; k++) {
         r.o[k] = 0.0f;
     }
-    for (uint a = 0; a < n; a += ATTN_TILE) {
-        uint len = min(n - a, ATTN_TILE);
+    for (uint a = 0; a < n; a += METAL_ATTN_ROWS) {
+        uint len = min(n - a, (uint)METAL_ATTN_ROWS);
         load_rows(c, o, e, t, i0 + a, len);
         for (uint j = 0; j < len; j++) {
-            threadgroup const float *row = c.tg + ATTN_ROWS + j * o.n;
+            threadgroup const float *row = row_room(c, o.n) + j * o.n;
             float w = s[a + j];
             for (uint k = 0; 32 * k < o.n; k++) {
                 if (32 * k + c.lane < o.n) {
@@ -171,7 +180,7 @@ inline void write_head(thread const ctx &c, constant metal_attn &o, uint t, uint
 /* The query of this simdgroup's head; heads behind the last repeat it and are not written. */
 inline void load_query(thread const ctx &c, constant metal_attn &o, uint t, uint h)
 {
-    threadgroup float *q = c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX;
+    threadgroup float *q = head_room(c, o.n);
     device const float *x = floats_at(c, o.q, t) + h * o.n;
     for (uint i = c.lane; i < o.n; i += 32) {
         q[i] = x[i];
@@ -224,7 +233,7 @@ inline void task_attn(thread const ctx &c, constant metal_attn &o)
     }
     sync(); /* the queries have been used: their memory serves the result */
     if (mine) {
-        write_head(c, o, t, h, all, c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX);
+        write_head(c, o, t, h, all, head_room(c, o.n));
     }
 }
 
@@ -245,5 +254,5 @@ inline void task_attn_merge(thread const ctx &c, constant metal_attn &o)
         }
         merge_part(all, in[0], in[1], v, (o.n + 31) / 32);
     }
-    write_head(c, o, t, h, all, c.tg + ATTN_Q + c.sg * METAL_HEAD_MAX);
+    write_head(c, o, t, h, all, head_room(c, o.n));
 }

@@ -23,13 +23,11 @@ struct ctx {
     device uchar *io;
     device uchar *scratch;
     device const uchar *view[METAL_VIEWS];
-    threadgroup float *tg; /* TG_FLOATS floats */
+    threadgroup float *tg; /* as much as the tasks need (metal_tg_bytes) */
     uint t, lane, sg;      /* thread of 256, lane of 32, simdgroup of 8 */
     uint group;            /* threadgroup within the task */
     uint tok0;             /* first token of the batch (INDEX_SELECT) */
 };
-
-constant uint TG_FLOATS = METAL_TG_BYTES / 4; /* the host sets as much */
 
 /* enum op_space, enum row_kind, enum qtype: checked by the host against the C headers. */
 constant uint SPACE_STATE = 2, SPACE_PAGE = 3, SPACE_IO = 4;

@@ -87,7 +87,8 @@ inline float mix_matrix(float z, uint lane, uint hc, uint iters, float eps)
 inline void task_hc_norm(thread const ctx &c, constant metal_hc_norm &o)
 {
     uint row = c.group, hc = o.hc, m = o.head ? hc : (2 + hc) * hc;
-    threadgroup float *mix = c.tg, *room = c.tg + 64, *pre = c.tg + 80, *x = c.tg + 96;
+    threadgroup float *mix = c.tg, *room = c.tg + 64, *pre = c.tg + 80,
+                      *x = c.tg + METAL_AT_HC_VECTOR;
     device const float *mixp = floats_at(c, o.mixp, row);
     device const float *scale = vec_at(c, o.scale), *base = vec_at(c, o.base);
     if (c.t <= m) {
@@ -126,8 +127,9 @@ inline void task_hc_norm(thread const ctx &c, constant metal_hc_norm &o)
         s = fma(y, y, s);
     }
     float f = 1.0f / precise::sqrt(group_sum(c, s, room) / float(o.d) + o.eps);
-    for (uint d0 = 0; d0 < o.d; d0 += 4096) { /* in pieces: D may be longer than the memory */
-        uint n = min(o.d - d0, 4096u);
+    for (uint d0 = 0; d0 < o.d;
+         d0 += METAL_PIECE) { /* in pieces: D may be longer than the memory */
+        uint n = min(o.d - d0, (uint)METAL_PIECE);
         for (uint i = c.t; i < n; i += METAL_THREADS) {
             float y = 0.0f;
             for (uint j = 0; j < hc; j++) {

@@ -6,12 +6,12 @@
 inline staged stage_norm(thread const ctx &c, constant metal_norm_in &o, uint t0, uint n,
                          threadgroup float *memory)
 {
-    threadgroup float *room = c.tg + TILE_ROOM;
+    threadgroup float *room = c.tg + METAL_AT_ROOM;
     uint len = o.n;
     threadgroup char *q = (threadgroup char *)memory;
-    threadgroup float *d = memory + METAL_FEW * len / 4;
-    threadgroup short *sum = (threadgroup short *)(d + METAL_FEW * len / 32);
-    threadgroup float *factor = d + METAL_FEW * len / 16;
+    threadgroup float *d = memory + n * len / 4;
+    threadgroup short *sum = (threadgroup short *)(d + n * len / 32);
+    threadgroup float *factor = d + n * len / 16;
     device const float *w = vec_at(c, o.w);
     for (uint j = 0; j < n; j++) {
         device const float *x = floats_at(c, o.x, t0 + j);
@@ -50,10 +50,11 @@ inline void task_linear(thread const ctx &c, constant metal_linear &o)
     constant metal_mat &w = o.part[p].w;
     uint row0 = (block - o.part[p].first) * METAL_ROWS,
          n_rows = min(w.rows - row0, (uint)METAL_ROWS);
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     if (o.norm.n) {
-        st = stage_norm(c, o.norm, t0, min(n_rows_all - t0, (uint)METAL_FEW), c.tg);
+        st = stage_norm(c, o.norm, t0, min(n_rows_all - t0, (uint)METAL_FEW),
+                        c.tg + METAL_AT_FEW);
     }
     tokens tk = tokens_range(c, t0, min(n_rows_all - t0, (uint)METAL_TILE));
     product(c, w, 0, row0, n_rows, o.groups > 1 ? w.rows / o.groups : 0,
@@ -72,14 +73,14 @@ inline void task_linear(thread const ctx &c, constant metal_linear &o)
 inline void task_rms_norm(thread const ctx &c, constant metal_rms_norm &o)
 {
     device const float *x = floats_at(c, o.x, c.group), *w = vec_at(c, o.w);
-    threadgroup float *room = c.tg, *y = c.tg + 64;
+    threadgroup float *room = c.tg, *y = c.tg + METAL_AT_VECTOR;
     float s = 0.0f;
     for (uint i = c.t; i < o.n; i += METAL_THREADS) {
         s = fma(x[i], x[i], s);
     }
     float f = 1.0f / precise::sqrt(group_sum(c, s, room) / float(o.n) + o.eps);
-    for (uint d0 = 0; d0 < o.n; d0 += 4096) {
-        uint n = min(o.n - d0, 4096u);
+    for (uint d0 = 0; d0 < o.n; d0 += METAL_PIECE) {
+        uint n = min(o.n - d0, (uint)METAL_PIECE);
         for (uint i = c.t; i < n; i += METAL_THREADS) {
             y[i] = x[d0 + i] * f * w[d0 + i];
         }
@@ -94,13 +95,13 @@ inline void task_linear_hc(thread const ctx &c, constant metal_linear_hc &o)
     uint n_block = (o.w.rows + METAL_ROWS - 1) / METAL_ROWS;
     uint row0 = c.group % n_block * METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint n_rows = min(o.w.rows - row0, (uint)METAL_ROWS);
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     product(c, o.w, 0, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
     for (uint j = 0; j < tk.n; j++) {
         hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, row0, n_rows,
-                out + j * METAL_ROWS, o.mix, c.tg);
+                out + j * METAL_ROWS, o.mix, c.tg + METAL_AT_MIX);
     }
 }
 
@@ -120,7 +121,7 @@ inline void task_ffn_up(thread const ctx &c, constant metal_ffn_up &o)
     uint n_block = (o.f + METAL_ROWS - 1) / METAL_ROWS;
     uint row0 = c.group % n_block * METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint n_rows = min(o.f - row0, (uint)METAL_ROWS);
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
     float g[METAL_TILE / 8];

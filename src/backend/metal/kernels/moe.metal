@@ -2,9 +2,6 @@
  * many: one expert, 32 rows and all its tokens, so that weights are decoded once per 32 tokens. The
  * sum over a token's experts runs over ascending slots, the shared expert last, either way. */
 
-constant uint ROUTE_SCORE = 0;            /* [n_expert] scores */
-constant uint ROUTE_LIST = METAL_EXPERTS; /* k chosen experts, k weights, flags */
-
 /* log(1 + e^z) with full relative accuracy: the rounding of 1 + e is taken back. */
 inline float softplus(float z)
 {
@@ -19,11 +16,11 @@ inline float route_score(float z)
     return precise::sqrt(softplus(z));
 }
 
-/* The experts of token t, ascending, and their weights, in threadgroup memory at ROUTE_LIST. */
+/* The experts of token t, ascending, and their weights, in threadgroup memory at METAL_AT_FEW. */
 inline void route_token(thread const ctx &c, constant metal_route &o, uint t)
 {
-    threadgroup float *score = c.tg + ROUTE_SCORE, *wt = c.tg + ROUTE_LIST + METAL_K_MAX;
-    threadgroup uint *idx = (threadgroup uint *)(c.tg + ROUTE_LIST);
+    threadgroup float *score = c.tg + METAL_AT_SCORE, *wt = c.tg + METAL_AT_FEW + METAL_K_MAX;
+    threadgroup uint *idx = (threadgroup uint *)(c.tg + METAL_AT_FEW);
     device const float *z = floats_at(c, o.z, t);
     bool hashed = o.table.view != METAL_ABSENT, biased = o.bias.view != METAL_ABSENT;
     sync();
@@ -83,8 +80,8 @@ inline void route_token(thread const ctx &c, constant metal_route &o, uint t)
 inline void route_write(thread const ctx &c, constant metal_route &o, uint t)
 {
     if (c.t < o.k) {
-        words_at(c, o.idx, t)[c.t] = ((threadgroup uint *)(c.tg + ROUTE_LIST))[c.t];
-        floats_at(c, o.wt, t)[c.t] = c.tg[ROUTE_LIST + METAL_K_MAX + c.t];
+        words_at(c, o.idx, t)[c.t] = ((threadgroup uint *)(c.tg + METAL_AT_FEW))[c.t];
+        floats_at(c, o.wt, t)[c.t] = c.tg[METAL_AT_FEW + METAL_K_MAX + c.t];
     }
     sync();
 }
@@ -92,7 +89,7 @@ inline void route_write(thread const ctx &c, constant metal_route &o, uint t)
 inline void route_group(thread const ctx &c, constant metal_route &o)
 {
     device uint *off = words_at(c, o.off, 0), *pair = words_at(c, o.pair, 0);
-    threadgroup uint *count = (threadgroup uint *)c.tg;
+    threadgroup uint *count = (threadgroup uint *)(c.tg + METAL_AT_SCORE);
     for (uint e = c.t; e < o.n_expert; e += METAL_THREADS) {
         uint n = 0;
         for (uint t = 0; t < c.step->n_tok; t++) {
@@ -148,7 +145,7 @@ inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint
                      threadgroup const float *wt)
 {
     uint n_rows = min(o.f - row0, (uint)METAL_ROWS);
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     float g[METAL_TILE / 8];
     product(c, o.w1, e, row0, n_rows, 0, o.x, o.x_act, tk, st, out);
@@ -170,26 +167,24 @@ inline void up_block(thread const ctx &c, constant metal_moe_up &o, uint e, uint
     sync();
 }
 
-constant uint MOE_PAIR = 7680; /* 32 pairs, 32 weights: behind TILE_OUT */
-
 inline void task_moe_up(thread const ctx &c, constant metal_moe_up &o)
 {
     uint n_block = (o.f + METAL_ROWS - 1) / METAL_ROWS, i = c.group / n_block;
     uint t = i / o.k, s = i % o.k;
-    threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
-    threadgroup float *wt = c.tg + MOE_PAIR + METAL_TILE;
+    threadgroup uint *pr = (threadgroup uint *)(c.tg + METAL_AT_PAIR);
+    threadgroup float *wt = c.tg + METAL_AT_PAIR + METAL_TILE;
     uint e;
     if (o.route.k) {
         if (c.group == 0) {
             task_route(c, o.route);
         }
         route_token(c, o.route, t);
-        e = ((threadgroup uint *)(c.tg + ROUTE_LIST))[s];
+        e = ((threadgroup uint *)(c.tg + METAL_AT_FEW))[s];
     } else {
         e = words_at(c, o.idx, t)[s];
     }
     if (c.t == 0) {
-        wt[0] = o.route.k ? c.tg[ROUTE_LIST + METAL_K_MAX + s] : floats_at(c, o.wt, t)[s];
+        wt[0] = o.route.k ? c.tg[METAL_AT_FEW + METAL_K_MAX + s] : floats_at(c, o.wt, t)[s];
         pr[0] = i;
     }
     tokens tk = tokens_range(c, t, 1);
@@ -200,7 +195,7 @@ inline void task_moe_up(thread const ctx &c, constant metal_moe_up &o)
 inline tokens pairs_range(thread const ctx &c, constant metal_opnd &pair, uint p, uint n,
                           uint div)
 {
-    threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
+    threadgroup uint *pr = (threadgroup uint *)(c.tg + METAL_AT_PAIR);
     sync();
     if (c.t < n) {
         uint v = words_at(c, pair, 0)[p + c.t];
@@ -215,8 +210,8 @@ inline void task_moe_up_expert(thread const ctx &c, constant metal_moe_up &o)
     uint n_block = (o.f + METAL_ROWS - 1) / METAL_ROWS, e = c.group / n_block;
     uint row0 = c.group % n_block * METAL_ROWS, first = words_at(c, o.off, 0)[e];
     uint end = words_at(c, o.off, 0)[e + 1];
-    threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
-    threadgroup float *wt = c.tg + MOE_PAIR + METAL_TILE;
+    threadgroup uint *pr = (threadgroup uint *)(c.tg + METAL_AT_PAIR);
+    threadgroup float *wt = c.tg + METAL_AT_PAIR + METAL_TILE;
     for (uint p = first; p < end; p += METAL_TILE) {
         tokens tk = pairs_range(c, o.pair, p, min(end - p, (uint)METAL_TILE), o.k);
         if (c.t < tk.n) {
@@ -234,7 +229,7 @@ inline void task_moe_down(thread const ctx &c, constant metal_moe_down &o)
 {
     uint d0 = c.group * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS),
          n_tok = c.step->n_tok;
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     float y = 0.0f; /* simdgroup = token, lane = column */
     for (uint s = 0; s < o.k; s++) {
@@ -255,7 +250,7 @@ inline void task_moe_down(thread const ctx &c, constant metal_moe_down &o)
     sync();
     for (uint t = 0; t < n_tok; t++) {
         hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t, d0, n_rows, out + t * METAL_ROWS,
-                o.mix, c.tg);
+                o.mix, c.tg + METAL_AT_MIX);
     }
 }
 
@@ -264,8 +259,8 @@ inline void task_moe_down_expert(thread const ctx &c, constant metal_moe_down &o
     uint n_block = (o.d + METAL_ROWS - 1) / METAL_ROWS, e = c.group / n_block;
     uint d0 = c.group % n_block * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS);
     uint first = words_at(c, o.off, 0)[e], end = words_at(c, o.off, 0)[e + 1];
-    threadgroup float *out = c.tg + TILE_OUT;
-    threadgroup uint *pr = (threadgroup uint *)(c.tg + MOE_PAIR);
+    threadgroup float *out = c.tg + METAL_AT_OUT;
+    threadgroup uint *pr = (threadgroup uint *)(c.tg + METAL_AT_PAIR);
     staged st = not_staged();
     device float *part = (device float *)(c.scratch + o.scratch);
     for (uint p = first; p < end; p += METAL_TILE) {
@@ -283,7 +278,7 @@ inline void task_moe_down_sum(thread const ctx &c, constant metal_moe_down &o)
 {
     uint n_block = (o.d + METAL_ROWS - 1) / METAL_ROWS, t0 = c.group / n_block * METAL_TILE;
     uint d0 = c.group % n_block * METAL_ROWS, n_rows = min(o.d - d0, (uint)METAL_ROWS);
-    threadgroup float *out = c.tg + TILE_OUT;
+    threadgroup float *out = c.tg + METAL_AT_OUT;
     staged st = not_staged();
     device const float *part = (device const float *)(c.scratch + o.scratch);
     tokens tk = tokens_range(c, t0, min(c.step->n_tok - t0, (uint)METAL_TILE));
@@ -301,6 +296,6 @@ inline void task_moe_down_sum(thread const ctx &c, constant metal_moe_down &o)
     sync();
     for (uint j = 0; j < tk.n; j++) {
         hc_post(c, o.hc_x, o.post, o.comb, o.hc, o.d, t0 + j, d0, n_rows, out + j * METAL_ROWS,
-                o.mix, c.tg);
+                o.mix, c.tg + METAL_AT_MIX);
     }
 }

@@ -2,17 +2,8 @@
  * Up to METAL_FEW tokens go row by row (16 lanes a row, each weight decoded once for all tokens);
  * more are cut into tiles of 32 tokens, multiplied by simdgroup matrices. Both visit blocks in the
  * order of op.h, so they give the same bits: sums inside a block are exact integers.
- *
- * Threadgroup memory: tile_room below, then `out` ([METAL_TILE][METAL_ROWS] floats). */
+ * Threadgroup memory: METAL_AT_* of args.h. */
 
-constant uint TILE_W = 0;       /* [32 rows][64] codes of two blocks */
-constant uint TILE_X = 2048;    /* [32 tokens][64] */
-constant uint TILE_I = 4096;    /* [2 blocks][32 tokens][32 rows] integer sums */
-constant uint TILE_S = 6144;    /* per (block, row): d, m, mc0, mc1: [4][2][32] */
-constant uint TILE_A = 6400;    /* per (block, token): d, sum0, sum1: [3][2][32] */
-constant uint TILE_LIST = 6592; /* 32 row numbers of the tokens, as uint */
-constant uint TILE_ROOM = 6624; /* 8 floats for group_sum */
-constant uint TILE_OUT = 6656;  /* [32][32] */
 constant uchar lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
 /* The tokens of a product: rows list[0..n) (threadgroup memory) of the operands. */
@@ -131,7 +122,7 @@ inline void product_rows(thread const ctx &c, constant metal_mat &w, uint mat, u
 inline void tile_load_w(thread const ctx &c, constant metal_mat &w, uint mat, uint row0,
                         uint n_rows, uint b0, uint b1, uint nb)
 {
-    threadgroup float *codes = c.tg + TILE_W, *s = c.tg + TILE_S;
+    threadgroup float *codes = c.tg + METAL_AT_W, *s = c.tg + METAL_AT_S;
     if (c.t >= 64) {
         return;
     }
@@ -155,7 +146,7 @@ inline void tile_load_w(thread const ctx &c, constant metal_mat &w, uint mat, ui
 inline void tile_load_x(thread const ctx &c, constant metal_opnd &x_act,
                         thread const tokens &tk, uint b0, uint b1, uint nb)
 {
-    threadgroup float *codes = c.tg + TILE_X, *a = c.tg + TILE_A;
+    threadgroup float *codes = c.tg + METAL_AT_X, *a = c.tg + METAL_AT_A;
     for (uint i = c.t; i < 32 * 64; i += METAL_THREADS) {
         uint tok = i / 64, k = i / 32 % 2;
         float v = 0.0f;
@@ -186,22 +177,22 @@ inline void tile_multiply(thread const ctx &c)
         uint k = i / 16, tt = i / 4 % 4 * 8, rr = i % 4 * 8;
         simdgroup_float8x8 a, b, acc = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
         for (uint j = 0; j < 32; j += 8) {
-            simdgroup_load(a, c.tg + TILE_X + tt * 64 + k * 32 + j, 64);
-            simdgroup_load(b, c.tg + TILE_W + rr * 64 + k * 32 + j, 64, ulong2(0), true);
+            simdgroup_load(a, c.tg + METAL_AT_X + tt * 64 + k * 32 + j, 64);
+            simdgroup_load(b, c.tg + METAL_AT_W + rr * 64 + k * 32 + j, 64, ulong2(0), true);
             simdgroup_multiply_accumulate(acc, a, b, acc);
         }
-        simdgroup_store(acc, c.tg + TILE_I + k * 1024 + tt * 32 + rr, 32);
+        simdgroup_store(acc, c.tg + METAL_AT_I + k * 1024 + tt * 32 + rr, 32);
     }
 }
 /* This thread's four outputs: token t / 8, rows 4 (t % 8) ... */
 inline void tile_rescale(thread const ctx &c, uint k, bool minima, thread float *acc)
 {
     uint tok = c.t / 8, r0 = c.t % 8 * 4;
-    threadgroup const float *s = c.tg + TILE_S + k * 32, *a = c.tg + TILE_A + k * 32;
+    threadgroup const float *s = c.tg + METAL_AT_S + k * 32, *a = c.tg + METAL_AT_A + k * 32;
     float da = a[tok];
     for (uint j = 0; j < 4; j++) {
         uint r = r0 + j;
-        float i1 = c.tg[TILE_I + k * 1024 + tok * 32 + r];
+        float i1 = c.tg[METAL_AT_I + k * 1024 + tok * 32 + r];
         acc[j] = fma(s[r] * da, i1, acc[j]);
         if (minima) {
             float i2 = s[128 + r] * a[64 + tok] + s[192 + r] * a[128 + tok];
@@ -269,7 +260,7 @@ inline void product(thread const ctx &c, constant metal_mat &w, uint mat, uint r
 
 inline threadgroup uint *token_list(thread const ctx &c)
 {
-    return (threadgroup uint *)(c.tg + TILE_LIST);
+    return (threadgroup uint *)(c.tg + METAL_AT_LIST);
 }
 /* Rows t0 .. t0 + n of the operands. */
 inline tokens tokens_range(thread const ctx &c, uint t0, uint n)

@@ -3,7 +3,7 @@
 inline void task_kv_row(thread const ctx &c, constant metal_kv_row &o)
 {
     uint t = c.group, n = o.geom.n;
-    threadgroup float *room = c.tg, *y = c.tg + 64;
+    threadgroup float *room = c.tg, *y = c.tg + METAL_AT_VECTOR;
     device const float *x = floats_at(c, o.x, t), *w = vec_at(c, o.w);
     for (uint i = c.t; i < n; i += METAL_THREADS) {
         y[i] = x[i];
@@ -75,7 +75,7 @@ inline void finish_head(thread const ctx &c, constant metal_head_finish &o,
 inline void task_head_finish(thread const ctx &c, constant metal_head_finish &o)
 {
     uint per_tok = (o.heads + 7) / 8, t = c.group / per_tok, h = c.group % per_tok * 8 + c.sg;
-    threadgroup float *q = c.tg + c.sg * METAL_HEAD_MAX;
+    threadgroup float *q = c.tg + c.sg * o.n;
     if (h < o.heads) {
         device float *x = floats_at(c, o.q, t) + h * o.n;
         for (uint i = c.lane; i < o.n; i += 32) {
@@ -134,7 +134,7 @@ inline void comp_row(thread const ctx &c, constant metal_compress &o, constant m
     uint n = o.geom.n, first = g * o.ratio, end = first + o.ratio;
     uint from = o.k == 2 && first >= o.ratio ? first - o.ratio : first;
     from = from > q.start ? from : q.start;
-    threadgroup float *room = c.tg, *row = c.tg + 64;
+    threadgroup float *room = c.tg, *row = c.tg + METAL_AT_VECTOR;
     for (uint ch = c.t; ch < n; ch += METAL_THREADS) {
         float m = -MAXFLOAT, den = 0.0f,
               num = 0.0f; /* not -INFINITY: no special values needed */

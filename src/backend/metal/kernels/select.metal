@@ -4,8 +4,7 @@
 
 constant uint SEL_HIST = 0;   /* 256 counters */
 constant uint SEL_ROOM = 256; /* 8 + 8 totals of the simdgroups, results */
-constant uint SEL_LIST = 288; /* PICK: 64 ids, 64 logits, 64 sorted pairs */
-constant uint SEL_FREE = 512;
+constant uint SEL_LIST = 288; /* PICK: 64 ids, 64 logits; METAL_SELECT_FLOATS in all */
 
 /* Larger float, larger key; NaN gets 0, the smallest. */
 inline uint key_of(float x)
@@ -94,9 +93,9 @@ inline uint2 group_prefix(thread const ctx &c, uint flag, uint room_at)
 
 /* ---- INDEX_SELECT ---- */
 
-constant uint IDX_K = 0;    /* [32 rows][n] */
-constant uint IDX_Q = 4096; /* [16 heads][n] */
-constant uint IDX_I = 6144; /* [16][32] sums of one group; then ReLU of the dots */
+/* Threadgroup memory of INDEX_SCORE: IDX_I, then keys [32 rows][n], then queries [16 heads][n]. */
+constant uint IDX_I = 0; /* [16][32] sums of one group; then ReLU of the dots */
+constant uint IDX_K = METAL_INDEX_SUMS;
 
 /* Scores of 32 rows for one token: heads by sixteens, exact sums of 32 by simdgroup matrices, group
  * sums added ascending, heads ascending. n is a multiple of 32, at most 128. */
@@ -116,11 +115,12 @@ inline void task_index_score(thread const ctx &c, constant metal_index &o)
         c.tg[IDX_K + i] = stored_value(o.geom, page_at(c, o.rows.codes, page, slot),
                                        page_scales(c, o.rows, page, slot), i % o.n);
     }
+    uint at_q = IDX_K + 32 * o.n;
     float score = 0.0f;
     for (uint h0 = 0; h0 < o.heads; h0 += 16) {
         sync();
         for (uint h = c.sg; h < 16; h += 8) {
-            threadgroup float *x = c.tg + IDX_Q + h * o.n;
+            threadgroup float *x = c.tg + at_q + h * o.n;
             bool there = h0 + h < o.heads;
             device const float *from = floats_at(c, o.qi, t) + (there ? h0 + h : 0) * o.n;
             for (uint i = c.lane; i < o.n; i += 32) {
@@ -138,7 +138,7 @@ inline void task_index_score(thread const ctx &c, constant metal_index &o)
             simdgroup_float8x8 a, b, acc = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
             uint hh = c.sg / 4 * 8, rr = c.sg % 4 * 8;
             for (uint j = 0; j < 32; j += 8) {
-                simdgroup_load(a, c.tg + IDX_Q + hh * o.n + g + j, o.n);
+                simdgroup_load(a, c.tg + at_q + hh * o.n + g + j, o.n);
                 simdgroup_load(b, c.tg + IDX_K + rr * o.n + g + j, o.n, ulong2(0), true);
                 simdgroup_multiply_accumulate(acc, a, b, acc);
             }

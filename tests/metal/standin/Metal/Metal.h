@@ -55,6 +55,7 @@ typedef NS_ENUM(NSUInteger, MTLCommandBufferStatus) {
 };
 typedef NS_OPTIONS(NSUInteger, MTLPipelineOption) {
     MTLPipelineOptionNone = 0,
+    MTLPipelineOptionFailOnBinaryArchiveMiss = 1 << 2,
 };
 
 @protocol MTLDevice;
