@@ -26,8 +26,9 @@ const char *source_kind(const struct source *s);
 
 struct source_reader {
     struct source s;
-    uint8_t *raw;   /* owned: stored bytes of a slice */
-    uint8_t *scale; /* owned: all scale codes of the matrix */
+    uint8_t *raw;     /* owned: stored bytes of a slice */
+    uint8_t *scale;   /* owned: all scale codes of the matrix */
+    float value[256]; /* of each E4M3 code */
     uint64_t raw_row_bytes, max_rows;
 };
 /* Prepares to read slices of at most max_rows rows. Scale codes are read here; a NaN code is

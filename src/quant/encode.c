@@ -113,6 +113,15 @@ static size_t encode_mxfp4_block(const float *x, uint8_t *out)
     return any == 0 && max > 0.0f;
 }
 
+#define LOW 0x0F0F0F0F0F0F0F0Fu
+
+/* The four bytes of x at every second byte. */
+static uint64_t spread(uint64_t x)
+{
+    x = (x | x << 16) & 0x0000FFFF0000FFFFu;
+    return (x | x << 8) & 0x00FF00FF00FF00FFu;
+}
+
 size_t quant_mxfp4_repack(const uint8_t *codes, const uint8_t *scales, size_t n, void *row)
 {
     assert(n % 32 == 0);
@@ -121,11 +130,12 @@ size_t quant_mxfp4_repack(const uint8_t *codes, const uint8_t *scales, size_t n,
     for (size_t k = 0; k < n / 32; k++, codes += 16, out += 17) {
         out[0] = scales[k];
         bad += scales[k] == 255;
-        for (int j = 0; j < 8; j++) { /* source byte j holds elements 2 j (low) and 2 j + 1 */
-            uint8_t a = codes[j], b = codes[j + 8];
-            out[1 + 2 * j] = (uint8_t)((a & 15) | (b & 15) << 4);
-            out[2 + 2 * j] = (uint8_t)(a >> 4 | (b & 0xF0));
-        }
+        /* Source byte j holds elements 2 j (low) and 2 j + 1; byte j of ours elements j and 16 + j. */
+        uint64_t a = load_le64(codes), b = load_le64(codes + 8);
+        uint64_t even = (a & LOW) | (b & LOW) << 4, odd = (a >> 4 & LOW) | (b & ~LOW);
+        store_le64(out + 1, spread((uint32_t)even) | spread((uint32_t)odd) << 8);
+        store_le64(out + 9, spread((uint32_t)(even >> 32)) | spread((uint32_t)(odd >> 32))
+                                                                 << 8);
     }
     return bad;
 }
