@@ -57,6 +57,6 @@ void act8_encode(const float *x, size_t k0, size_t len, size_t n, void *row)
     float *d = act8_d(row, n);
     int16_t *sum = act8_sum(row, n);
     for (size_t k = k0; k < k0 + len; k += 32) {
-        encode_block(x + k, q + k, d + k / 32, sum + k / 16);
+        encode_block(x + (k - k0), q + k, d + k / 32, sum + k / 16);
     }
 }

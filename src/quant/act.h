@@ -31,8 +31,8 @@ static inline int16_t *act8_sum(void *row, size_t n)
     return (int16_t *)((char *)row + n + n / 8);
 }
 
-/* Encodes x[k0 .. k0 + len) into the row of n values; k0 and len multiples of 32, so that
- * workers can fill disjoint parts. */
+/* Encodes x[0 .. len) as columns [k0, k0 + len) of the row of n values; k0 and len multiples of
+ * 32, so that workers can fill disjoint parts. */
 void act8_encode(const float *x, size_t k0, size_t len, size_t n, void *row);
 
 #endif

@@ -170,10 +170,10 @@ static void test_parts(void **state)
     memset(parts, 0xCC, sizeof parts);
     static const size_t cuts[] = {480, 512, 0, 32, 128, 480, 32, 128};
     for (size_t i = 0; i < ARRAY_LEN(cuts); i += 2) {
-        act8_encode(x, cuts[i], cuts[i + 1] - cuts[i], N, parts);
+        act8_encode(x + cuts[i], cuts[i], cuts[i + 1] - cuts[i], N, parts);
     }
     assert_memory_equal(whole, parts, sizeof whole);
-    act8_encode(x, 64, 0, N, parts); /* nothing */
+    act8_encode(x + 64, 64, 0, N, parts); /* nothing */
     assert_memory_equal(whole, parts, sizeof whole);
 }
 

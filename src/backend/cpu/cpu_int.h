@@ -22,7 +22,8 @@ enum {
     CPU_FEW = 8,           /* tokens up to which products go row by row, and shares are fixed */
     CPU_PHASES = 3,        /* phases an op may share out */
     CPU_PACK_TOKENS = 256, /* tokens packed at a time */
-    CPU_DOWN_ROWS = 256,   /* MOE_DOWN: rows of y a worker sums up at a time */
+    CPU_DOWN_ROWS = 256,   /* MOE_DOWN: columns a worker sums up at a time, at least ... */
+    CPU_DOWN_BYTES = 1 << 20, /* ... and so many that the sums take no more than this */
     CPU_HC_MAX = 16,
     CPU_T_MAX = 4096,
 };
@@ -107,8 +108,15 @@ static inline const float *angles_of_row(const struct worker *w, uint32_t rope, 
 }
 
 /* ---- outputs ---- */
-/* A8 form of one block of 32 values at column k0 of a row of n. */
-void a8_put_block(const float *x, uint32_t k0, uint32_t n, void *row);
+/* n floats, mostly KERN_ROWS: a copy of constant length needs no call. */
+static inline void copy_floats(float *to, const float *from, uint32_t n)
+{
+    if (n == 32) {
+        memcpy(to, from, 32 * sizeof *to);
+    } else {
+        memcpy(to, from, n * sizeof *to);
+    }
+}
 /* n values at column k0 of row `row` to the F32 operand, the A8 operand or both (n and k0
  * multiples of 32 if the A8 form exists). */
 void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *a8,

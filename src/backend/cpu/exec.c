@@ -73,26 +73,14 @@ void *carve_take(struct carve *c, uint64_t n, uint64_t size)
     return c->base ? c->base + at : NULL;
 }
 
-void a8_put_block(const float *x, uint32_t k0, uint32_t n, void *row)
-{
-    _Alignas(64) unsigned char block[64];
-    act8_encode(x, 0, 32, 32, block);
-    memcpy(act8_q(row) + k0, act8_q(block), 32);
-    act8_d(row, n)[k0 / 32] = *act8_d(block, 32);
-    memcpy(act8_sum(row, n) + k0 / 16, act8_sum(block, 32), 2 * sizeof(int16_t));
-}
-
 void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
              uint64_t row, uint32_t k0, const float *x, uint32_t n)
 {
     if (opnd_present(f32)) {
-        memcpy((float *)host_row(&w->e->h, f32, row) + k0, x, n * sizeof *x);
+        copy_floats((float *)host_row(&w->e->h, f32, row) + k0, x, n);
     }
     if (opnd_present(a8)) {
-        void *to = host_row(&w->e->h, a8, row);
-        for (uint32_t i = 0; i < n; i += 32) {
-            a8_put_block(x + i, k0 + i, a8->cols, to);
-        }
+        act8_encode(x, k0, n, a8->cols, host_row(&w->e->h, a8, row));
     }
 }
 

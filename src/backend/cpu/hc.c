@@ -1,8 +1,8 @@
 /* hc.c - EMBED and the hyper-connections HC_MIX, HC_NORM, HC_HEAD (op.h, model.md 5).
  *
  * HC_MIX is a product with very few rows over the whole residual, cut into chunks of 32 columns
- * whose partial sums HC_NORM adds up: with many tokens a worker decodes the small panel of its
- * chunk once and runs all of them through it, with few it multiplies a range of chunks straight
+ * whose partial sums HC_NORM adds up: with many tokens a worker decodes the small panels of a
+ * range of chunks once and runs all of them through, with few it multiplies the range straight
  * from the weight. HC_NORM then works token by token: the coefficients (a handful of
  * scalars), the collapsed vector, its norm, and the 8-bit form. Read next: norm.c. */
 #include <math.h>
@@ -37,19 +37,22 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 
 /* ---- HC_MIX ---- */
 
-enum { MIX_AHEAD = 4, MIX_RANGE = 8 }; /* chunks */
+enum {
+    MIX_RANGE =
+        8, /* chunks of an item: pieces of 1 KB of every stream lie side by side in memory */
+    MIX_TOKENS = 16 /* tokens whose pieces are gathered for all chunks of a range */
+};
 
 struct mix_tmp {
-    float *row; /* one decoded weight row section of 32 */
-    float *fn;  /* [m][hc][32] */
-    float *x;   /* [hc][32] */
+    float *fn; /* [MIX_RANGE][m][hc][32] */
+    float *x;  /* [MIX_RANGE][MIX_TOKENS][hc][32] */
 };
 
 static void mix_tmp_take(struct mix_tmp *t, struct carve *c, const struct op_hc_mix *o)
 {
-    t->row = carve_take(c, 2 * KERN_CHUNK, sizeof(float));
-    t->fn = carve_take(c, (uint64_t)o->m * o->hc * KERN_CHUNK, sizeof(float));
-    t->x = carve_take(c, (uint64_t)o->hc * KERN_CHUNK, sizeof(float));
+    uint64_t chunk = (uint64_t)o->hc * KERN_CHUNK * MIX_RANGE;
+    t->fn = carve_take(c, o->m * chunk, sizeof(float));
+    t->x = carve_take(c, MIX_TOKENS * chunk, sizeof(float));
 }
 
 static void hc_mix_scratch(const struct exec *e, const struct op *op, struct carve *c)
@@ -59,46 +62,62 @@ static void hc_mix_scratch(const struct exec *e, const struct op *op, struct car
     mix_tmp_take(&t, c, &op->hc_mix);
 }
 
-/* Columns [d0, d0 + n) of all streams of every weight row, zeros behind. */
-static void load_chunk(const struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
-                       uint32_t d0, uint32_t n)
-{
-    const struct op_weight *fn = host_weight(&w->e->h, &o->fn);
-    const uint32_t type = fn->type;
-    /* A chunk is a line or two of every stream of every row, far from each other, which no
-     * hardware prefetches: ask for those of the chunk after the next few. */
-    const size_t chunk_bytes = (size_t)fn->row_bytes * KERN_CHUNK / o->fn.cols;
-    memset(tmp->fn, 0, (size_t)o->m * o->hc * KERN_CHUNK * sizeof *tmp->fn);
-    memset(tmp->x, 0, (size_t)o->hc * KERN_CHUNK * sizeof *tmp->x);
-    for (uint32_t i = 0; i < o->m; i++) {
-        const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
-        for (uint32_t j = 0; j < o->hc; j++) {
-            size_t at = (size_t)j * o->d + d0;
-            __builtin_prefetch((const char *)row + (at / KERN_CHUNK + MIX_AHEAD) * chunk_bytes);
-            w->k->weight_decode(type, row, at, n,
-                                tmp->fn + ((size_t)i * o->hc + j) * KERN_CHUNK);
-        }
-    }
-}
-
 static const float *mix_x(const struct worker *w, const struct op_hc_mix *o, uint32_t r)
 {
     return host_row(&w->e->h, &o->x, o->rows_out ? w->s->out[r] : r);
 }
 
-/* Chunk c of all rows by way of the decoded panel. */
-static void mix_panel(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
-                      uint32_t c, uint32_t rows)
+/* Columns of chunk c; the last one may be shorter than the others. */
+static uint32_t chunk_cols(const struct op_hc_mix *o, uint32_t c)
 {
-    uint32_t d0 = c * KERN_CHUNK, n = MIN(o->d - d0, (uint32_t)KERN_CHUNK);
-    load_chunk(w, o, tmp, d0, n);
-    for (uint32_t r = 0; r < rows; r++) {
-        const float *x = mix_x(w, o, r) + d0;
+    return MIN(o->d - c * KERN_CHUNK, (uint32_t)KERN_CHUNK);
+}
+
+/* Chunks [c, c + n) of every weight row, decoded, zeros behind the last column. */
+static void mix_load(const struct worker *w, const struct op_hc_mix *o, float *fn, uint32_t c,
+                     uint32_t n)
+{
+    const uint32_t type = host_weight(&w->e->h, &o->fn)->type;
+    const size_t stride = (size_t)o->m * o->hc * KERN_CHUNK;
+    memset(fn, 0, n * stride * sizeof *fn);
+    for (uint32_t i = 0; i < o->m; i++) {
+        const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
         for (uint32_t j = 0; j < o->hc; j++) {
-            memcpy(tmp->x + j * KERN_CHUNK, x + (size_t)j * o->d, n * sizeof *x);
+            for (uint32_t k = 0; k < n; k++) {
+                w->k->weight_decode(type, row, (size_t)j * o->d + (c + k) * KERN_CHUNK,
+                                    chunk_cols(o, c + k),
+                                    fn + k * stride + (i * o->hc + j) * KERN_CHUNK);
+            }
         }
-        float *out = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)c * (o->m + 1);
-        w->k->hc_chunk(tmp->fn, tmp->x, o->hc, o->m, out);
+    }
+}
+
+/* Chunks [c, c + n) of all rows by way of decoded panels. */
+static void mix_panels(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                       uint32_t c, uint32_t n, uint32_t rows)
+{
+    const size_t piece = (size_t)o->hc * KERN_CHUNK;
+    mix_load(w, o, tmp->fn, c, n);
+    memset(tmp->x, 0, n * MIX_TOKENS * piece * sizeof *tmp->x);
+    for (uint32_t r0 = 0; r0 < rows; r0 += MIX_TOKENS) {
+        uint32_t n_tok = MIN(rows - r0, (uint32_t)MIX_TOKENS);
+        for (uint32_t t = 0; t < n_tok; t++) {
+            for (uint32_t j = 0; j < o->hc; j++) {
+                const float *x = mix_x(w, o, r0 + t) + (size_t)j * o->d;
+                for (uint32_t k = 0; k < n; k++) {
+                    copy_floats(tmp->x + (k * MIX_TOKENS + t) * piece + j * KERN_CHUNK,
+                                x + (c + k) * KERN_CHUNK, chunk_cols(o, c + k));
+                }
+            }
+        }
+        for (uint32_t k = 0; k < n; k++) {
+            for (uint32_t t = 0; t < n_tok; t++) {
+                float *out = host_row(&w->e->h, &o->mixp, r0 + t);
+                w->k->hc_chunk(tmp->fn + k * o->m * piece,
+                               tmp->x + (k * MIX_TOKENS + t) * piece, o->hc, o->m,
+                               out + (size_t)(c + k) * (o->m + 1));
+            }
+        }
     }
 }
 
@@ -123,11 +142,10 @@ static void hc_mix_run(struct worker *w, const struct op *op)
     struct carve c = {.base = w->mem};
     struct mix_tmp tmp;
     mix_tmp_take(&tmp, &c, o);
-    uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK, range = 1;
+    uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK;
+    uint32_t range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
     if (rows > CPU_FEW || qformat(host_weight(&w->e->h, &o->fn)->type)->cls != QC_FLOAT) {
         whole = 0;
-    } else { /* about four items a worker */
-        range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
     }
     struct share sh = share_make(w, 0, rows ? (o->nc + range - 1) / range : 0);
     for (uint32_t i; share_next(&sh, &i);) {
@@ -137,8 +155,8 @@ static void hc_mix_run(struct worker *w, const struct op *op)
             mix_direct(w, o, at, n, rows);
             at += n;
         }
-        for (; at < end; at++) {
-            mix_panel(w, o, &tmp, at, rows);
+        if (at < end) {
+            mix_panels(w, o, &tmp, at, end - at, rows);
         }
     }
 }

@@ -49,7 +49,7 @@ static void linear_products(struct prod_x *px, const struct op_linear *o,
         bool whole = n == lb->n_row;
         prod_block(px, m, 0, at, n, g * m->cols, tmp->out[whole ? 0 : 1]);
         for (uint32_t t = 0; !whole && t < px->n; t++) {
-            memcpy(tmp->out[0][t] + r, tmp->out[1][t], n * sizeof(float));
+            copy_floats(tmp->out[0][t] + r, tmp->out[1][t], n);
         }
         r += n;
     }

@@ -261,15 +261,26 @@ const struct cpu_op cpu_moe_up = {
 
 struct down_tmp {
     struct prod_tmp prod;
-    float (*y)[CPU_DOWN_ROWS]; /* [t_max] */
+    float *y; /* [n_tok][range]: sums of a range of columns */
+    uint32_t range;
 };
+
+/* Columns that a worker sums up at a time, of all tokens, when there are many: every range packs the
+ * tokens of all experts again, but its sums should stay in the second-level cache. */
+static uint32_t down_range(uint32_t n_tok)
+{
+    uint32_t fit = (uint32_t)CPU_DOWN_BYTES / (n_tok * (uint32_t)sizeof(float));
+    return MIN(MAX(fit / KERN_ROWS * KERN_ROWS, (uint32_t)CPU_DOWN_ROWS), 4u * CPU_DOWN_ROWS);
+}
 
 static void down_tmp_take(struct down_tmp *t, struct carve *c, const struct exec *e,
                           const struct op_moe_down *o)
 {
     prod_tmp_take(&t->prod, c, e->p->lim.t_max * o->k, MAX(o->w2.cols, o->shared.cols),
                   prod_act(&o->w2) | prod_act(&o->shared));
-    t->y = carve_take(c, e->p->lim.t_max, sizeof *t->y);
+    uint64_t most = MAX((uint64_t)e->p->lim.t_max * CPU_DOWN_ROWS * sizeof(float),
+                        (uint64_t)CPU_DOWN_BYTES);
+    t->y = carve_take(c, most, 1);
 }
 
 static void moe_down_scratch(const struct exec *e, const struct op *op, struct carve *c)
@@ -288,9 +299,9 @@ static void down_expert(struct worker *w, const struct op_moe_down *o, struct do
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
         prod_block(&px, &o->w2, x, d, rows, 0, tmp->prod.out[0]);
         for (uint32_t i = 0; i < n; i++) {
-            float *y = tmp->y[pair[i] / o->k] + (d - d0);
+            float *y = tmp->y + (size_t)(pair[i] / o->k) * tmp->range + (d - d0);
             if (pair[i] % o->k == 0) {
-                memcpy(y, tmp->prod.out[0][i], rows * sizeof *y);
+                copy_floats(y, tmp->prod.out[0][i], rows);
             } else {
                 w->k->add_vec(y, tmp->prod.out[0][i], rows);
             }
@@ -309,7 +320,8 @@ static void down_shared(struct worker *w, const struct op_moe_down *o, struct do
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
         prod_block(&px, &o->shared, 0, d, rows, 0, tmp->prod.out[0]);
         for (uint32_t t = t0; t < t0 + n; t++) {
-            float *y = tmp->y[t] + (d - d0), *x = host_row(h, &o->hc_x, t);
+            float *y = tmp->y + (size_t)t * tmp->range + (d - d0);
+            float *x = host_row(h, &o->hc_x, t);
             w->k->add_vec(y, tmp->prod.out[0][t - t0], rows);
             w->k->hc_post(x + d, o->d, host_row(h, &o->post, t), host_row(h, &o->comb, t),
                           o->hc, y, rows);
@@ -328,8 +340,9 @@ static void moe_down_run(struct worker *w, const struct op *op)
     uint32_t range = KERN_ROWS, n_tok = w->s->n_tok;
     if (n_tok > CPU_FEW) {
         uint32_t blocks = (blocks_of(o->d) + 2 * w->n - 1) / (2 * w->n);
-        range = MIN(blocks * KERN_ROWS, (uint32_t)CPU_DOWN_ROWS);
+        range = MIN(blocks * KERN_ROWS, down_range(n_tok));
     }
+    tmp.range = range;
     struct share sh = share_make(w, 0, (o->d + range - 1) / range);
     for (uint32_t i; share_next(&sh, &i);) {
         uint32_t d0 = i * range, d1 = MIN(d0 + range, o->d);
