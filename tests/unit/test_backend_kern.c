@@ -268,6 +268,7 @@ enum contents {
     RANDOM_FINITE,
     RANDOM_BYTES, /* scales of any bits: NaN, infinite, subnormal */
     ALL_ONES,     /* largest codes, scales and minima against activations of +-127 */
+    TOP_BITS,     /* bytes of -128, against the same: as low as signed codes and scales get */
     ZERO_CODES,   /* zeros but for the block's scales, as large as they get, against the same */
     ALL_ZEROS,
     N_CONTENTS
@@ -285,7 +286,7 @@ static void fill_row(struct rng *r, uint32_t type, enum contents what, size_t n,
         }
     } else {
         /* ones in the scale would be NaN: 0x7BFF and alike keep it finite */
-        memset(row, what == ALL_ONES ? 0xFF : 0, bytes);
+        memset(row, what == ALL_ONES ? 0xFF : what == TOP_BITS ? 0x80 : 0, bytes);
         for (size_t b = 0; what != ALL_ZEROS && b < bytes; b += qformat(type)->block_bytes) {
             set_scales(type, row + b);
         }
@@ -295,7 +296,7 @@ static void fill_row(struct rng *r, uint32_t type, enum contents what, size_t n,
 /* Activations: random, or as large as they get, of one sign or of two. */
 static float act_value(struct rng *r, enum contents what, int t)
 {
-    bool large = what == ALL_ONES || what == ZERO_CODES;
+    bool large = what == ALL_ONES || what == TOP_BITS || what == ZERO_CODES;
     return large ? (t % 3 == 0       ? 1.0f
                     : t % 3 == 1     ? -1.0f
                     : rng_u64(r) & 1 ? 1.0f

@@ -227,8 +227,10 @@ void kern_init_dotprod(struct cpu_kern *k);
 void kern_init_i8mm(struct cpu_kern *k);
 void kern_init_avxvnni(struct cpu_kern *k);    /* on top of kern_init_avx2 */
 void kern_init_avx512vnni(struct cpu_kern *k); /* on top of kern_init_avx512 */
-/* The format kernels of AVX2, for the tiers above it, too. */
+/* The format kernels of AVX2, NEON and SDOT, for the tiers above them, too. */
 void kern_rows_avx2(struct cpu_kern *k);
+void kern_rows_neon(struct cpu_kern *k);
+void kern_rows_dotprod(struct cpu_kern *k);
 void kern_index_avx2(struct cpu_kern *k);
 void kern_index_avx512vnni(struct cpu_kern *k);
 

@@ -73,14 +73,17 @@ enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
 #elif defined(__aarch64__)
     if (tiers & CPU_TIER_NEON) {
         kern_init_neon(k);
+        kern_rows_neon(k);
         tier = CPU_TIER_NEON;
     }
     if (tiers & CPU_TIER_DOTPROD) {
         kern_init_dotprod(k);
+        kern_rows_dotprod(k);
         tier = CPU_TIER_DOTPROD;
     }
     if (tiers & CPU_TIER_I8MM) {
         kern_init_i8mm(k);
+        kern_rows_dotprod(k);
         tier = CPU_TIER_I8MM;
     }
 #else

@@ -162,10 +162,35 @@ static inline v16 i16_to_f32(i16 a)
                   vcvtq_f32_s32(a.val[3])}};
 }
 
-/* The sums of four vectors, as floats. */
-static inline void isum4(const int32x4_t p[4], float *out)
+/* The sums of four vectors. */
+static inline int32x4_t isums4(const int32x4_t p[4])
 {
-    vst1q_f32(out, vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]))));
+    return vpaddq_s32(vpaddq_s32(p[0], p[1]), vpaddq_s32(p[2], p[3]));
+}
+static inline void isum4(const int32x4_t p[4], float *out) /* as floats */
+{
+    vst1q_f32(out, vcvtq_f32_s32(isums4(p)));
+}
+
+/* acc and 16 products, four to a lane; w any bytes, |x| <= 127. */
+static inline int32x4_t idot16(int32x4_t acc, int8x16_t w, int8x16_t x)
+{
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(acc, w, x);
+#else /* two products fit 16 bits: 2 * 128 * 127 = 32512 */
+    int16x8_t two = vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x);
+    return vpadalq_s16(acc, two);
+#endif
+}
+static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
+{
+    int32x4_t p[4];
+    for (int b = 0; b < 4; b++) {
+        const int8_t *codes = (const int8_t *)w + 34 * b + 2;
+        p[b] = idot16(vdupq_n_s32(0), vld1q_s8(codes), vld1q_s8(q + 32 * b));
+        p[b] = idot16(p[b], vld1q_s8(codes + 16), vld1q_s8(q + 32 * b + 16));
+    }
+    isum4(p, out);
 }
 
 #ifdef __ARM_FEATURE_DOTPROD
@@ -191,18 +216,8 @@ static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
     }
     isum4(p, out);
 }
-static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
-{
-    int32x4_t p[4];
-    for (int b = 0; b < 4; b++) {
-        const int8_t *codes = (const int8_t *)w + 34 * b + 2;
-        p[b] = vdotq_s32(vdupq_n_s32(0), vld1q_s8(codes), vld1q_s8(q + 32 * b));
-        p[b] = vdotq_s32(p[b], vld1q_s8(codes + 16), vld1q_s8(q + 32 * b + 16));
-    }
-    isum4(p, out);
-}
 #else
-static inline int32x4_t idot16(int32x4_t acc, const int16_t *w, const int8_t *q)
+static inline int32x4_t idot16_wide(int32x4_t acc, const int16_t *w, const int8_t *q)
 {
     int8x16_t x = vld1q_s8(q);
     int16x8_t x0 = vmovl_s8(vget_low_s8(x)), x1 = vmovl_high_s8(x);
@@ -216,22 +231,8 @@ static inline void idot32x4(const int16_t *w, const int8_t *q, float *out)
 {
     int32x4_t p[4];
     for (int b = 0; b < 4; b++) {
-        p[b] = idot16(vdupq_n_s32(0), w + 32 * b, q + 32 * b);
-        p[b] = idot16(p[b], w + 32 * b + 16, q + 32 * b + 16);
-    }
-    isum4(p, out);
-}
-static inline void idot_q8_0x4(const char *w, const int8_t *q, float *out)
-{
-    int32x4_t p[4];
-    for (int b = 0; b < 4; b++) {
-        p[b] = vdupq_n_s32(0);
-        for (int i = 0; i < 32; i += 16) {
-            int8x16_t c = vld1q_s8((const int8_t *)w + 34 * b + 2 + i);
-            int8x16_t x = vld1q_s8(q + 32 * b + i);
-            p[b] = vpadalq_s16(p[b], vmull_s8(vget_low_s8(c), vget_low_s8(x)));
-            p[b] = vpadalq_s16(p[b], vmull_high_s8(c, x));
-        }
+        p[b] = idot16_wide(vdupq_n_s32(0), w + 32 * b, q + 32 * b);
+        p[b] = idot16_wide(p[b], w + 32 * b + 16, q + 32 * b + 16);
     }
     isum4(p, out);
 }

@@ -1,20 +1,16 @@
-/* dot_avx2.h - products of weight rows in file layout with an A8 row, for AVX2: what the
- * formats share. Included by rows_avx2.c only.
+/* dot_avx2.h - the words of dot_rows.h for AVX2, and what its formats share. Included by
+ * rows_avx2.c only.
  *
- * Eight blocks of 32 (256 elements) make one step: a format's function delivers their exact
- * integer sums I1 and I2 of op.h, one block a lane, and their scales; steps feed lanes 0..7 and
- * 8..15 in turn. A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs,
- * in 16 bits. Codes are below 64, so that a pair (2 * 63 * 127) may be added to another one
- * before it is widened. Signed codes are stored with an offset, whose part is subtracted at the
- * end. Read next: dot_k_avx2.h (Q2_K to Q6_K, blocks of 32, IQ4), dot_iq2_avx2.h. */
+ * A vector of 32 unsigned codes meets its 32 activations by vpmaddubsw: pairs, in 16 bits.
+ * Codes are below 64, so that a pair (2 * 63 * 127) may be added to another one before it is
+ * widened. Signed codes are stored with an offset, whose part is subtracted at the end.
+ * Read next: dot_k_avx2.h (Q2_K to Q6_K, blocks of 32, IQ4), dot_iq2_avx2.h. */
 #ifndef CPU_DOT_AVX2_H
 #define CPU_DOT_AVX2_H
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <string.h>
 
-#include "backend/cpu/ahead.h"
 #include "backend/cpu/kern.h"
 #include "backend/cpu/kern_order.h"
 #include "base/num.h"
@@ -26,29 +22,14 @@ struct sums8 {
     __m256i i1, i2;
     __m256 d, m; /* i2 and m only where the format has minima */
 };
-/* w: 8 blocks of 32; q and sum: their activations. */
-typedef struct sums8 sums8_fn(const uint8_t *w, const int8_t *q, const int16_t *sum);
+typedef __m256 lanes8;
 
-/* What lies behind the last block of a row, as zeros: scale 0 adds 0 to a lane, which is never
- * -0. */
-struct pad8 {
-    uint8_t w[8 * 36];
-    int8_t q[256];
-    int16_t sum[16];
-    float d[8];
-};
-
-static void pad_tail(struct pad8 *p, const uint8_t *w, size_t w_bytes,
-                     const struct act_codes *x, size_t b0, size_t left)
+DOT_INLINE lanes8 lanes8_zero(void)
 {
-    memset(p, 0, sizeof *p);
-    memcpy(p->w, w, w_bytes);
-    memcpy(p->q, x->q + 32 * b0, 32 * left);
-    memcpy(p->sum, x->sum + 2 * b0, 2 * left * sizeof *p->sum);
-    memcpy(p->d, x->d + b0, left * sizeof *p->d);
+    return _mm256_setzero_ps();
 }
 
-DOT_INLINE float halving_sum(__m256 lo, __m256 hi)
+DOT_INLINE float halving_sum(lanes8 lo, lanes8 hi)
 {
     __m256 h = _mm256_add_ps(lo, hi);
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -57,7 +38,7 @@ DOT_INLINE float halving_sum(__m256 lo, __m256 hi)
 }
 
 /* c += of one step. */
-DOT_INLINE __m256 step_add(__m256 c, const struct sums8 *s, const float *d_act, bool has_min)
+DOT_INLINE lanes8 step_add(lanes8 c, const struct sums8 *s, const float *d_act, bool has_min)
 {
     __m256 da = _mm256_loadu_ps(d_act);
     c = _mm256_fmadd_ps(_mm256_mul_ps(s->d, da), _mm256_cvtepi32_ps(s->i1), c);
@@ -67,43 +48,7 @@ DOT_INLINE __m256 step_add(__m256 c, const struct sums8 *s, const float *d_act, 
     return c;
 }
 
-/* One row and token; bytes8: of 8 blocks. */
-DOT_INLINE float dot_row(const uint8_t *w, const struct act_codes *x, size_t n, size_t bytes8,
-                         bool has_min, sums8_fn *fn)
-{
-    __m256 c[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    struct pad8 pad;
-    for (size_t b = 0; b < n / 32; b += 8, w += bytes8) {
-        struct act_codes a = {x->q + 32 * b, x->d + b, x->sum + 2 * b};
-        const uint8_t *from = w;
-        ahead(w, bytes8);
-        if (n / 32 - b < 8) {
-            pad_tail(&pad, w, bytes8 * (n / 32 - b) / 8, x, b, n / 32 - b);
-            a = (struct act_codes){pad.q, pad.d, pad.sum};
-            from = pad.w;
-        }
-        struct sums8 s = fn(from, a.q, a.sum);
-        __m256 done = step_add(c[0], &s, a.d, has_min);
-        c[0] = c[1]; /* the other half's turn */
-        c[1] = done;
-    }
-    /* after an even number of steps c[0] has lanes 0..7, after an odd one c[1]: a sum commutes
-     * */
-    return halving_sum(c[0], c[1]);
-}
-
-#define DOT_ROWS(name, bytes8, has_min)                                                      \
-    static void rows_##name(const void *w, size_t row_bytes, uint32_t n_row,                 \
-                            const struct act_codes *x, uint32_t n_tok, size_t n, float *out, \
-                            size_t out_ld)                                                   \
-    {                                                                                        \
-        for (uint32_t r = 0; r < n_row; r++) {                                               \
-            const uint8_t *row = (const uint8_t *)w + r * row_bytes;                         \
-            for (uint32_t t = 0; t < n_tok; t++) {                                           \
-                out[t * out_ld + r] = dot_row(row, &x[t], n, bytes8, has_min, sums_##name);  \
-            }                                                                                \
-        }                                                                                    \
-    }
+#include "backend/cpu/dot_rows.h"
 
 DOT_INLINE __m256i load32(const void *p)
 {

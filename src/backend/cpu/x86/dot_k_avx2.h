@@ -53,12 +53,10 @@ DOT_ROWS(q2_k, 84, true)
 /* The sixteen scales, minus 32, as words. */
 DOT_INLINE __m256i scales_q3_k(const uint8_t *b)
 {
-    const uint64_t nibbles = 0x0F0F0F0F0F0F0F0Fu, pairs = 0x0303030303030303u;
-    uint64_t low = load_le64(b), top = load_le32(b + 8);
-    uint64_t top01 = (top | top << 30) & pairs, top23 = (top >> 4 | top << 26) & pairs;
-    __m128i s = _mm_set_epi64x((long long)((low >> 4 & nibbles) | top23 << 4),
-                               (long long)((low & nibbles) | top01 << 4));
-    return _mm256_sub_epi16(_mm256_cvtepu8_epi16(s), _mm256_set1_epi16(32));
+    uint64_t s[2];
+    unpack_q3_k(b, s);
+    __m128i bytes = _mm_set_epi64x((long long)s[1], (long long)s[0]);
+    return _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(32));
 }
 
 DOT_INLINE struct sums8 sums_q3_k(const uint8_t *w, const int8_t *q, const int16_t *sum)
@@ -87,24 +85,20 @@ DOT_ROWS(q3_k, 110, false)
 
 /* ---- Q4_K and Q5_K ---- */
 
-/* The 6-bit scales and minima of eight groups from their 12 bytes. */
-DOT_INLINE void unpack_min6(const uint8_t *b, uint8_t scale[8], uint8_t min[8])
+/* Eight bytes, one a lane. */
+DOT_INLINE __m256i widen8(uint64_t bytes)
 {
-    const uint32_t six = 0x3F3F3F3Fu, four = 0x0F0F0F0Fu, two = 0x30303030u;
-    uint32_t x = load_le32(b), y = load_le32(b + 4), z = load_le32(b + 8);
-    store_le64(scale, (x & six) | (uint64_t)((z & four) | (x >> 2 & two)) << 32);
-    store_le64(min, (y & six) | (uint64_t)((z >> 4 & four) | (y >> 2 & two)) << 32);
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
 }
 
 /* Block sums to I1 and I2 with the scales and minima of the block at w. */
 DOT_INLINE struct sums8 finish_min6(__m256i sums, const uint8_t *w, const int16_t *sum)
 {
-    uint8_t sc[8], mn[8];
-    unpack_min6(w + 4, sc, mn);
+    uint64_t sc, mn;
+    unpack_min6(w + 4, &sc, &mn);
     struct sums8 s;
-    s.i1 = _mm256_mullo_epi32(sums, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)sc)));
-    s.i2 = _mm256_mullo_epi32(offset_sums(sum, 1),
-                              _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)mn)));
+    s.i1 = _mm256_mullo_epi32(sums, widen8(sc));
+    s.i2 = _mm256_mullo_epi32(offset_sums(sum, 1), widen8(mn));
     scales_f16(w, &s);
     return s;
 }
