@@ -23,6 +23,7 @@
 #endif
 
 #include "base/mem.h"
+#include "base/quota.h"
 
 enum { SPIN_TURNS = 4000, SPIN_TURNS_CROWDED = 20, CACHE_LINE = 64, NODES_MAX = 64 };
 
@@ -133,6 +134,12 @@ static uint32_t cpus_allowed(void)
 #endif
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (uint32_t)n : 1;
+}
+
+uint32_t team_cpus(void)
+{
+    uint32_t n = cpus_allowed(), quota = quota_cpus("/proc/self/cgroup", "/sys/fs/cgroup");
+    return quota > 0 && quota < n ? quota : n;
 }
 
 #ifdef __linux__
@@ -260,9 +267,8 @@ uint32_t team_cores(void)
         n = (uint32_t)v;
     }
 #endif
-    if (n == 0) {
-        n = cpus_allowed();
-    }
+    uint32_t cpus = team_cpus();
+    n = n == 0 || n > cpus ? cpus : n;
     return n < TEAM_MAX ? n : TEAM_MAX;
 }
 
@@ -286,7 +292,7 @@ int team_create(struct team **out, uint32_t n, bool pin, fathom_err *err)
     t->size = n;
     t->workers = workers;
     t->owner = pthread_self();
-    t->spin_turns = n <= cpus_allowed() ? SPIN_TURNS : SPIN_TURNS_CROWDED;
+    t->spin_turns = n <= team_cpus() ? SPIN_TURNS : SPIN_TURNS_CROWDED;
     atomic_init(&t->arrived, 0);
     atomic_init(&t->generation, 0);
     atomic_init(&t->sleepers, 0);

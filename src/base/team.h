@@ -36,7 +36,11 @@ void team_barrier(struct team *t);
  * order of memory nodes. Returns how many, at most max; 0 if the system does not say. */
 uint32_t team_pin_order(int *cpu, uint32_t max);
 
-/* Physical cores this process may use, at least 1. */
+/* Physical cores this process may use, at least 1; not more than team_cpus. */
 uint32_t team_cores(void);
+
+/* Processors this process may use at a time, at least 1: those of its affinity mask, or fewer if
+ * its CPU quota (base/quota.h) is worth less. */
+uint32_t team_cpus(void);
 
 #endif

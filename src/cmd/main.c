@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/team.h"
 #include "cmd/cmd.h"
 #include "cmd/help.h"
 
@@ -27,6 +28,17 @@ static void log_level_from_env(void)
         }
     }
     cmd_note("FATHOM_LOG=%s is none of error, warn, info, debug: ignored", v);
+}
+
+/* Workers without a processor of their own hold up all others at every barrier. */
+static void note_crowd(uint32_t threads)
+{
+    uint32_t cpus = team_cpus();
+    if (threads > cpus) {
+        cmd_note("--threads %u, but this process may use %u processor%s (affinity mask, CPU "
+                 "quota): the threads will wait for each other; use -t %u, or leave it out",
+                 threads, cpus, cpus == 1 ? "" : "s", cpus);
+    }
 }
 
 static int overview(FILE *to, int code)
@@ -73,6 +85,7 @@ static int dispatch(int argc, char **argv)
                              ? ": it is part of builds on macOS; use --backend cpu"
                              : "");
     }
+    note_crowd(o.threads);
     return cmd->fn(&o);
 }
 

@@ -314,7 +314,7 @@ const struct option_def cli_options[] = {
      "NAME", NULL, 0, 0,
      "metal, cpu or ref; default: the best available (selftest, explain: all)"},
     {"threads", 't', OPTION_U32, AT(threads), CMD_ENGINE | CMD_SELFTEST | CMD_CONVERT, "N",
-     NULL, 0, 4096, "threads to use; default: all cores"},
+     NULL, 0, 4096, "threads to use; default: all cores that this process may use"},
     {"chunk", 0, OPTION_U32, AT(chunk), CMD_ENGINE | CMD_PLAN, "N", NULL, 0, 65536,
      "prompt tokens computed per step (1: one at a time)"},
     {"sim", 0, OPTION_CHOICE, AT(sim), CMD_ENGINE | CMD_PLAN | CMD_EXPLAIN, "MODE", "on|off", 0,

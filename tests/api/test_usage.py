@@ -94,6 +94,21 @@ def test_every_option_is_documented():
                 assert words[0] in page, (c, words[0])
 
 
+def test_more_threads_than_processors():
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        words = ["logits", "--ids", "1", "-m", "/nonexistent"]
+        note = "--threads 3, but this process may use 1 processor ("
+        assert note in bad(3, "/nonexistent", *words, "-t", "3")
+        for fits in (["-t", "1"], []):
+            assert "processor" not in bad(3, "/nonexistent", *words, *fits)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_log_level():
     _, _, err = run("tokens", "-p", "x", env=environment(FATHOM_LOG="loud"))
     assert "FATHOM_LOG=loud" in err
