@@ -363,8 +363,12 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     }
     int n_row = n_tok % 2 ? ROWS : ROWS - 3; /* whole panels, and not */
     packed_products(k, type, w, sizeof w[0], (uint32_t)n_row, x, n_tok, n, many);
-    if (k->rows_a8[type]) { /* the direct kernel instead */
-        k->rows_a8[type](w, sizeof w[0], ROWS, x, n_tok, n, few[0], ROWS);
+    if (k->rows_a8[type]) { /* the direct kernel instead, in two calls of any size */
+        uint32_t first = 1 + n_tok % 8;
+        memset(few, 0xFF, sizeof few);
+        k->rows_a8[type](w, sizeof w[0], first, x, n_tok, n, few[0], ROWS);
+        k->rows_a8[type](w[first], sizeof w[0], ROWS - first, x, n_tok, n, few[0] + first,
+                         ROWS);
     }
     for (int i = 0; i < ROWS; i++) {
         for (uint32_t t = 0; t < n_tok; t++) {
