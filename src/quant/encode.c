@@ -130,7 +130,7 @@ size_t quant_mxfp4_repack(const uint8_t *codes, const uint8_t *scales, size_t n,
     for (size_t k = 0; k < n / 32; k++, codes += 16, out += 17) {
         out[0] = scales[k];
         bad += scales[k] == 255;
-        /* Source byte j holds elements 2 j (low) and 2 j + 1; byte j of ours elements j and 16 + j. */
+        /* Source byte j holds elements 2 j (low) and 2 j + 1, byte j of ours j and 16 + j. */
         uint64_t a = load_le64(codes), b = load_le64(codes + 8);
         uint64_t even = (a & LOW) | (b & LOW) << 4, odd = (a >> 4 & LOW) | (b & ~LOW);
         store_le64(out + 1, spread((uint32_t)even) | spread((uint32_t)odd) << 8);

@@ -253,7 +253,7 @@ static void test_dense(void **state)
 }
 
 /* A user without a cache folder: compiled kernels are kept in one that nobody else can read. A
- * second start compiles nothing and leaves the archive as it is; one that is broken is made anew. */
+ * second start compiles nothing and leaves the archive as it is; a broken one is made anew. */
 static void test_archive(void **state)
 {
     (void)state;

@@ -265,8 +265,8 @@ struct down_tmp {
     uint32_t range;
 };
 
-/* Columns that a worker sums up at a time, of all tokens, when there are many: every range packs the
- * tokens of all experts again, but its sums should stay in the second-level cache. */
+/* Columns that a worker sums up at a time, of all tokens, when there are many: every range packs
+ * the tokens of all experts again, but its sums should stay in the second-level cache. */
 static uint32_t down_range(uint32_t n_tok)
 {
     uint32_t fit = (uint32_t)CPU_DOWN_BYTES / (n_tok * (uint32_t)sizeof(float));
