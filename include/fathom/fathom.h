@@ -83,7 +83,7 @@ typedef struct fathom_engine_options {
     const void *model_data; /* ... or a GGUF in memory, 4096-aligned, outliving the engine */
     size_t model_bytes;
     const char *backend; /* "cpu", "ref", ...; default: best available */
-    uint32_t n_threads;  /* default: all cores */
+    uint32_t n_threads;  /* default: all cores that this process may use */
     uint32_t max_ctx;    /* longest sequence; default: the model's limit, capped by memory */
     uint32_t max_seq;    /* sessions alive at once (state slots); default 4 */
     uint32_t chunk;      /* prefill tokens per step; default 256 */

@@ -24,7 +24,7 @@ struct backend_info {
 };
 
 struct backend_config {
-    uint32_t n_threads; /* 0 = all physical cores (cpu, ref) */
+    uint32_t n_threads; /* 0 = all cores this process may use (cpu, ref) */
     uint32_t cpu_mask;  /* tiers that may be used; 0 = all (backend/cpu/kern.h) */
     bool pin;           /* pin workers to cores */
     const char *debug;  /* developer switches, comma separated, or NULL */
