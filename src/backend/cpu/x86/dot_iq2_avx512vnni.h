@@ -21,16 +21,28 @@ struct iq2_tables {
     __m512i low[4], high[4]; /* codes of elements 0..3 and 4..7 of the entries */
     __m512i signs[2], level; /* of the panels */
     __m512i first, second;   /* 128 +- level: code in bits 0, 1 and sign in 4; 2, 3 and 5 */
+    __m512i panel[4];        /* the same for panel_iq2_avx512vnni.h: see there */
 };
 
 static struct iq2_tables iq2_tables;
 
+/* 128 +- level of a code at bit `code` and a sign at bit `sign` of six. */
+static __m512i iq2_levels(unsigned code, unsigned sign)
+{
+    static const uint8_t level[4] = {8, 25, 43, 8};
+    uint8_t v[64];
+    for (unsigned i = 0; i < 64; i++) {
+        uint8_t m = level[i >> code & 3];
+        v[i] = (uint8_t)(i >> sign & 1 ? 128 - m : 128 + m);
+    }
+    return load64(v);
+}
+
 /* Levels 8, 25, 43 are 0, 1, 2 in their upper nibbles. */
 static void iq2_tables_make(void)
 {
-    static const uint8_t level[4] = {8, 25, 43, 0};
     struct iq2_tables *t = &iq2_tables;
-    uint8_t plane[2][256], first[64], second[64];
+    uint8_t plane[2][256];
     for (size_t i = 0; i < 256; i += 8) {
         __m512i v = load64(quant_grid_iq2_xxs[i]);
         v = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(3));
@@ -44,13 +56,12 @@ static void iq2_tables_make(void)
         t->low[i] = load64(plane[0] + 64 * i);
         t->high[i] = load64(plane[1] + 64 * i);
     }
-    for (unsigned i = 0; i < 64; i++) {
-        uint8_t one = level[i & 3], two = level[i >> 2 & 3];
-        first[i] = (uint8_t)(i & 16 ? 128 - one : 128 + one);
-        second[i] = (uint8_t)(i & 32 ? 128 - two : 128 + two);
-    }
-    t->first = load64(first);
-    t->second = load64(second);
+    t->first = iq2_levels(0, 4);
+    t->second = iq2_levels(2, 5);
+    t->panel[0] = iq2_levels(0, 4);
+    t->panel[1] = iq2_levels(2, 1);
+    t->panel[2] = iq2_levels(4, 2);
+    t->panel[3] = iq2_levels(4, 3);
     t->signs[0] = load64(quant_signs7);
     t->signs[1] = load64(quant_signs7 + 64);
     /* bits 0, 1: code; bit 2: minus; repeated, since the permute reads six bits */

@@ -16,29 +16,6 @@ DOT_INLINE __m512i dword_steps(int step)
     return _mm512_set1_epi64((long long)c);
 }
 
-/* 128 +- level (W_BIAS) of a code at bit `code` and a sign at bit `sign` of six. */
-static __m512i iq2_levels(unsigned code, unsigned sign)
-{
-    static const uint8_t level[3] = {8, 25, 43};
-    uint8_t v[64];
-    for (unsigned i = 0; i < 64; i++) {
-        unsigned c = i >> code & 3, m = level[c < 3 ? c : 0];
-        v[i] = (uint8_t)(i >> sign & 1 ? 128 - m : 128 + m);
-    }
-    return _mm512_loadu_si512(v);
-}
-
-struct iq2_panel {
-    const struct iq2_tables *grid;
-    __m512i level[4]; /* of the elements i of a four: where code and sign are */
-};
-static struct iq2_panel iq2_panel(void)
-{
-    return (struct iq2_panel){
-        iq2_tables_get(),
-        {iq2_levels(0, 4), iq2_levels(2, 1), iq2_levels(4, 2), iq2_levels(4, 3)}};
-}
-
 /* Bit `at` of each byte from `sign`, the rest from `code`, through a table. */
 DOT_INLINE void put_levels(struct pack_w *to, int group, __m512i level, int at, __m512i sign,
                            __m512i code)
@@ -50,30 +27,31 @@ DOT_INLINE void put_levels(struct pack_w *to, int group, __m512i level, int at, 
 /* index, word: of one group of 32 in sixteen rows, a row a lane. Sub-vector k has its index in
  * byte k; the codes of its fours, two bits each, are looked up for all sixteen rows and all k
  * at once. Element 4h + i of all k makes a vector (turned): byte k takes its code from bit 2i
- * and its sign from bit i or 4 of a byte k, so that hardly anything needs to be moved. */
-DOT_INLINE void put_iq2(const struct iq2_panel *t, __m512i index, __m512i word,
+ * (4, shifted, for i = 3) and its sign from bit i (4 for i = 0) of a byte k, which is what the
+ * tables panel[i] expect, so that hardly anything needs to be moved. */
+DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
                         struct pack_w *to)
 {
     __mmask64 bit7 = _mm512_movepi8_mask(index);
     __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
     __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(7), word);
-    __m512i signs = _mm512_permutex2var_epi8(t->grid->signs[0], fields, t->grid->signs[1]);
+    __m512i signs = _mm512_permutex2var_epi8(t->signs[0], fields, t->signs[1]);
     UNROLL for (int h = 0; h < 2; h++)
     {
-        __m512i code = iq2_plane(h ? t->grid->high : t->grid->low, index, bit6, bit7);
+        __m512i code = iq2_plane(h ? t->high : t->low, index, bit6, bit7);
         __m512i four = h ? i16_srl(signs, 4) : signs;  /* signs in bits 0 to 3 */
         __m512i first = h ? signs : i16_sll(signs, 4); /* and in bit 4 */
-        put_levels(to, 4 * h, t->level[0], 4, first, code);
-        put_levels(to, 4 * h + 1, t->level[1], 1, four, code);
-        put_levels(to, 4 * h + 2, t->level[2], 2, four, code);
-        put_levels(to, 4 * h + 3, t->level[3], 3, four, i16_srl(code, 2));
+        put_levels(to, 4 * h, t->panel[0], 4, first, code);
+        put_levels(to, 4 * h + 1, t->panel[1], 1, four, code);
+        put_levels(to, 4 * h + 2, t->panel[2], 2, four, code);
+        put_levels(to, 4 * h + 3, t->panel[3], 3, four, i16_srl(code, 2));
     }
 }
 
 static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
 {
     struct panel_at at = panel_at(panel, n);
-    const struct iq2_panel t = iq2_panel();
+    const struct iq2_tables *t = iq2_tables_get();
     for (size_t i = 0; i < n / 256; i++, w += 66) {
         v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
         for (size_t two = 0; two < 4; two++) {
@@ -82,7 +60,7 @@ static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack
             for (size_t odd = 0; odd < 2; odd++) {
                 struct pack_w *to = panel_block(&at, 8 * i + 2 * two + odd);
                 __m512i word = q[2 * odd + 1];
-                put_iq2(&t, q[2 * odd], word, to);
+                put_iq2(t, q[2 * odd], word, to);
                 v16_store(to->d, d);
                 /* 2 s + 1, s being the top four bits */
                 i16 s = i16_or(i16_srl(word, 27), i16_set1(1));
