@@ -150,14 +150,20 @@ static void put_scales(const struct panel_at *at, const char *w, size_t row_byte
         }
     }
 }
-/* d of a block of 256, one for all rows and groups. */
-static inline v16 scale_at(const char *w, size_t row_bytes)
+/* d of a block of 256, one for all rows and groups: the first or the last two of the block's
+ * bytes. Whole words are moved, also because a vector that is loaded from what was stored in
+ * smaller pieces has to wait for all stores before it. */
+static inline v16 scale_first(const char *w, size_t row_bytes)
 {
-    uint16_t half[KERN_PANEL];
-    for (size_t r = 0; r < KERN_PANEL; r++) {
-        half[r] = load_le16(w + r * row_bytes);
-    }
-    return v16_load_f16(half);
+    i16 head[4];
+    i16_rows(w, row_bytes, head);
+    return v16_half(head[0]);
+}
+static inline v16 scale_last(const char *end, size_t row_bytes)
+{
+    i16 tail[4];
+    i16_rows(end - 16, row_bytes, tail);
+    return v16_half(i16_srl(tail[3], 16));
 }
 
 /* ---- blocks of 32 ---- */
@@ -337,7 +343,7 @@ static void panel_q6_k(const char *w, size_t row_bytes, size_t n, struct pack_w 
 {
     struct panel_at at = panel_at(panel, n);
     for (size_t i = 0; i < n / 256; i++, w += 210) {
-        v16 d = scale_at(w + 208, row_bytes);
+        v16 d = scale_last(w + 210, row_bytes);
         i16 sc[4];
         i16_rows(w + 192, row_bytes, sc);
         UNROLL for (int half = 0; half < 2; half++)
@@ -386,7 +392,7 @@ static void panel_iq2_grid(const char *w, size_t row_bytes, size_t n, struct pac
     const uint64_t bias = W_BIAS * 0x0101010101010101u;
     struct panel_at at = panel_at(panel, n);
     for (size_t i = 0; i < n / 256; i++, w += 66) {
-        v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
+        v16 d = v16_mul(scale_first(w, row_bytes), v16_set1(0.125f));
         for (size_t g = 0; g < 8; g++) {
             struct pack_w *to = panel_block(&at, 8 * i + g);
             const char *p = w + 2 + 8 * g;

@@ -53,7 +53,7 @@ static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack
     struct panel_at at = panel_at(panel, n);
     const struct iq2_tables *t = iq2_tables_get();
     for (size_t i = 0; i < n / 256; i++, w += 66) {
-        v16 d = v16_mul(scale_at(w, row_bytes), v16_set1(0.125f));
+        v16 d = v16_mul(scale_first(w, row_bytes), v16_set1(0.125f));
         for (size_t two = 0; two < 4; two++) {
             i16 q[4];
             i16_rows(w + 2 + 16 * two, row_bytes, q);
