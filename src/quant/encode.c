@@ -206,6 +206,44 @@ static size_t scale_offset(uint32_t type_id)
     }
 }
 
+enum encode_tier quant_encode_tier(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2")) {
+        return ENCODE_AVX2;
+    }
+#endif
+    return ENCODE_BASE;
+}
+
+bool encode_block_tier(enum encode_tier tier, uint32_t type_id, const struct fit_block *b,
+                       uint8_t *out)
+{
+    bool (*k)(uint32_t, const struct fit_block *, uint8_t *) = k_encode_block;
+    bool (*sym)(uint32_t, const struct fit_block *, uint8_t *) = sym_encode_block;
+    bool (*iq)(uint32_t, const struct fit_block *, uint8_t *) = iq_encode_block;
+#if defined(__x86_64__)
+    if (tier == ENCODE_AVX2) {
+        k = k_encode_block_avx2;
+        sym = sym_encode_block_avx2;
+        iq = iq_encode_block_avx2;
+    }
+#else
+    (void)tier;
+#endif
+    switch (type_id) {
+    case QT_Q2_K:
+    case QT_Q4_K:
+    case QT_Q5_K: return k(type_id, b, out);
+    case QT_Q3_K:
+    case QT_Q6_K:
+    case QT_IQ4_XS: return sym(type_id, b, out);
+    default: return iq(type_id, b, out);
+    }
+}
+
 /* One block of a searching format. Returns 1 if it is lost. */
 static int encode_searched(uint32_t type_id, const float *x, const float *importance,
                            uint8_t *out)
@@ -218,15 +256,7 @@ static int encode_searched(uint32_t type_id, const float *x, const float *import
     case FIT_BAD: store_le16(out + scale_offset(type_id), 0x7E00); return 1;
     case FIT_OK: break;
     }
-    switch (type_id) {
-    case QT_Q2_K:
-    case QT_Q4_K:
-    case QT_Q5_K: return k_encode_block(type_id, &b, out);
-    case QT_Q3_K:
-    case QT_Q6_K:
-    case QT_IQ4_XS: return sym_encode_block(type_id, &b, out);
-    default: return iq_encode_block(type_id, &b, out);
-    }
+    return encode_block_tier(quant_encode_tier(), type_id, &b, out);
 }
 
 int quant_encode_weighted(uint32_t type_id, const float *x, size_t n, const float *importance,

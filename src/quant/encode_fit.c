@@ -31,9 +31,13 @@ static void load_importance(struct fit_block *b, const float *importance)
         sum += (double)importance[i];
     }
     double inverse = sum == 0 ? 0 : FIT_N / sum;
+    int exponent = 0; /* a power of two near the mean: nothing is rounded */
+    frexp(sum / FIT_N, &exponent);
+    double scale = ldexp(1.0, -exponent);
     for (int i = 0; i < FIT_N; i++) {
-        b->plain[i] = sum == 0 ? 1.0f : (float)((double)importance[i] * inverse);
-        b->w[i] = sum == 0 ? 1.0f : b->plain[i] + FIT_LEAST;
+        double v = sum == 0 ? 1.0 : (double)importance[i];
+        b->plain[i] = (float)(v * scale);
+        b->w[i] = sum == 0 ? 1.0f : (float)(v * inverse) + FIT_LEAST;
     }
 }
 
@@ -74,14 +78,14 @@ enum fit_state fit_block_load(struct fit_block *b, const float *x, const float *
     return FIT_OK;
 }
 
-void fit_lanes_load(struct fit_lanes *l, const struct fit_block *b, int group_size, int first)
+void fit_reference_weights(const struct fit_block *b, float factor, float *w)
 {
-    for (int v = 0; v < 4; v++) {
-        const float *x = b->x + group_size * (first + v), *w = b->w + group_size * (first + v);
-        for (int i = 0; i < group_size; i++) {
-            l->x[i][v] = x[i];
-            l->w[i][v] = w[i];
-        }
+    float sum = 0.0f;
+    for (int i = 0; i < FIT_N; i++) {
+        sum += b->x[i] * b->x[i];
+    }
+    for (int i = 0; i < FIT_N; i++) {
+        w[i] = b->plain[i] * sqrtf(factor * sum / FIT_N + b->x[i] * b->x[i]);
     }
 }
 

@@ -21,6 +21,7 @@
 #include <stdalign.h>
 
 #include "base/num.h"
+#include "quant/encode_lanes.h"
 #include "quant/formats.h"
 #include "quant/tables.h"
 
@@ -42,7 +43,7 @@ struct grid {
     float unit;          /* element = d * unit * (2 s + 1) * level */
     bool halves;         /* one scale per 16 elements instead of 32 */
     float top;           /* largest level */
-    alignas(16) float level[8][MAX_ENTRIES], square[8][MAX_ENTRIES];
+    alignas(32) float level[8][MAX_ENTRIES], square[8][MAX_ENTRIES];
 };
 
 static struct grid grid_iq2_xxs = {256, 8, 14, 1.6f, 0.86f, 0.125f, .halves = false};
@@ -79,7 +80,7 @@ struct vector {
 /* The lines of all entries of a grid for one vector (or half of one): P with right signs, P
  * with the cheapest sign wrong, and Q. */
 struct lines {
-    alignas(16) float p[MAX_ENTRIES], p_wrong[MAX_ENTRIES], q[MAX_ENTRIES];
+    alignas(32) float p[MAX_ENTRIES], p_wrong[MAX_ENTRIES], q[MAX_ENTRIES];
 };
 
 /* What a group keeps: per lane the lines found, and the entries they belong to (IQ3_XXS: the
@@ -115,24 +116,24 @@ static void vector_load(struct vector *v, const float *x, const float *w)
 static inline void lines_fill(const struct grid *g, int length, bool wrong, const float *x,
                               const float *w, struct lines *out)
 {
-    f32x4 wx[8], ww[8];
+    f32v wx[8], ww[8];
     for (int j = 0; j < length; j++) {
-        wx[j] = splat4(2.0f * w[j] * x[j]);
-        ww[j] = splat4(w[j]);
+        wx[j] = splatv(2.0f * w[j] * x[j]);
+        ww[j] = splatv(w[j]);
     }
-    for (int k = 0; k < g->entries; k += 4) {
-        f32x4 p = wx[0] * load4(&g->level[0][k]), q = ww[0] * load4(&g->square[0][k]);
-        f32x4 least = p;
+    for (int k = 0; k < g->entries; k += LANES) {
+        f32v p = wx[0] * loadv(&g->level[0][k]), q = ww[0] * loadv(&g->square[0][k]);
+        f32v least = p;
         for (int j = 1; j < length; j++) {
-            f32x4 t = wx[j] * load4(&g->level[j][k]);
+            f32v t = wx[j] * loadv(&g->level[j][k]);
             p += t;
-            q += ww[j] * load4(&g->square[j][k]);
-            least = wrong ? min4(least, t) : least;
+            q += ww[j] * loadv(&g->square[j][k]);
+            least = wrong ? minv(least, t) : least;
         }
-        store4(out->p + k, p);
-        store4(out->q + k, q);
+        storev(out->p + k, p);
+        storev(out->q + k, q);
         if (wrong) {
-            store4(out->p_wrong + k, p - (least + least));
+            storev(out->p_wrong + k, p - (least + least));
         }
     }
 }
@@ -152,23 +153,25 @@ static void lines_build(const struct grid *g, bool wrong, const float *x, const 
 static int lowest_line(const float *p, const float *q, int entries, float a)
 {
     enum { UNROLL = 4 };
-    const i32x4 keep = {-512, -512, -512, -512};
-    f32x4 va = splat4(a), best[UNROLL];
-    i32x4 tag[UNROLL];
+    const i32v keep = (i32v){0} - 512;
+    f32v va = splatv(a), best[UNROLL];
+    i32v tag[UNROLL];
     for (int u = 0; u < UNROLL; u++) {
-        best[u] = splat4(0x1p126f);
-        tag[u] = (i32x4){4 * u, 4 * u + 1, 4 * u + 2, 4 * u + 3};
-    }
-    for (int k = 0; k < entries; k += 4 * UNROLL) {
-        for (int u = 0; u < UNROLL; u++) {
-            f32x4 v = va * load4(q + k + 4 * u) - load4(p + k + 4 * u);
-            best[u] = min4((f32x4)(((i32x4)v & keep) | tag[u]), best[u]);
-            tag[u] += 4 * UNROLL;
+        best[u] = splatv(0x1p126f);
+        for (int v = 0; v < LANES; v++) {
+            tag[u][v] = LANES * u + v;
         }
     }
-    f32x4 m = min4(min4(best[0], best[1]), min4(best[2], best[3]));
+    for (int k = 0; k < entries; k += LANES * UNROLL) {
+        for (int u = 0; u < UNROLL; u++) {
+            f32v v = va * loadv(q + k + LANES * u) - loadv(p + k + LANES * u);
+            best[u] = minv((f32v)(((i32v)v & keep) | tag[u]), best[u]);
+            tag[u] += LANES * UNROLL;
+        }
+    }
+    f32v m = minv(minv(best[0], best[1]), minv(best[2], best[3]));
     float low = m[0];
-    for (int i = 1; i < 4; i++) {
+    for (int i = 1; i < LANES; i++) {
         low = m[i] < low ? m[i] : low;
     }
     return (int)(f32_bits(low) & 511u);

@@ -16,6 +16,7 @@
 #include "quant/encode_k.h"
 
 #include "base/num.h"
+#include "quant/encode_lanes.h"
 #include "quant/formats.h"
 
 enum { POLISHES = 2, FACTORS = 24, PASSES = 4, STARTS = 4 };
@@ -38,20 +39,20 @@ static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 4, 12, 
  * moves by per unit of a), the plain range, and the best one with b = 0. */
 enum solution { FREE, PLAIN, NO_OFFSET, N_SOLUTIONS };
 struct fit {
-    f32x4 gain; /* sum w x^2 less the error */
-    f32x4 a, b;
-    f32x4 ll; /* sum w l^2: how much an error of a costs */
-    f32x4 slope;
+    f32v gain; /* sum w x^2 less the error */
+    f32v a, b;
+    f32v ll; /* sum w l^2: how much an error of a costs */
+    f32v slope;
 };
 
 struct quad {
     struct fit_lanes l;
-    f32x4 sum_w, sum_wx;
+    f32v sum_w, sum_wx;
     struct fit fit[N_SOLUTIONS];
     struct multiples {
-        f32x4 s, m;
+        f32v s, m;
     } at;        /* the present choice ... */
-    f32x4 slope; /* ... and its slope */
+    f32v slope; /* ... and its slope */
 };
 
 /* d and dmin. */
@@ -61,20 +62,20 @@ struct scales {
 
 /* What least squares needs of a set of codes. */
 struct sums {
-    f32x4 l, ll, xl;
+    f32v l, ll, xl;
 };
 
-static inline f32x4 code4(f32x4 x, f32x4 b, f32x4 inverse_a, float codes)
+static inline f32v code4(f32v x, f32v b, f32v inverse_a, float codes)
 {
-    return round4(clamp4((x + b) * inverse_a, 0.0f, codes));
+    return roundv(clampv((x + b) * inverse_a, 0.0f, codes));
 }
 
-static struct sums code_sums(const struct affine *f, const struct quad *q, f32x4 b,
-                             f32x4 inverse_a)
+static struct sums code_sums(const struct affine *f, const struct quad *q, f32v b,
+                             f32v inverse_a)
 {
-    struct sums s = {splat4(0.0f), splat4(0.0f), splat4(0.0f)};
+    struct sums s = {splatv(0.0f), splatv(0.0f), splatv(0.0f)};
     for (int i = 0; i < f->size; i++) {
-        f32x4 l = code4(q->l.x[i], b, inverse_a, f->codes), wl = q->l.w[i] * l;
+        f32v l = code4(q->l.x[i], b, inverse_a, f->codes), wl = q->l.w[i] * l;
         s.l += wl;
         s.ll += wl * l;
         s.xl += wl * q->l.x[i];
@@ -83,59 +84,59 @@ static struct sums code_sums(const struct affine *f, const struct quad *q, f32x4
 }
 
 /* Weighted error of the groups decoded with a and b, codes chosen for them. */
-static f32x4 error_at(const struct affine *f, const struct quad *q, f32x4 a, f32x4 b)
+static f32v error_at(const struct affine *f, const struct quad *q, f32v a, f32v b)
 {
-    f32x4 inverse_a = inverse4(a), e = splat4(0.0f);
+    f32v inverse_a = inversev(a), e = splatv(0.0f);
     for (int i = 0; i < f->size; i++) {
-        f32x4 r = (q->l.x[i] + b) - a * code4(q->l.x[i], b, inverse_a, f->codes);
+        f32v r = (q->l.x[i] + b) - a * code4(q->l.x[i], b, inverse_a, f->codes);
         e += q->l.w[i] * r * r;
     }
     return e;
 }
 
-static void take(struct fit *to, i32x4 where, f32x4 gain, f32x4 a, f32x4 b, struct sums s,
-                 f32x4 slope)
+static void take(struct fit *to, i32v where, f32v gain, f32v a, f32v b, struct sums s,
+                 f32v slope)
 {
-    to->gain = select4(where, gain, to->gain);
-    to->a = select4(where, a, to->a);
-    to->b = select4(where, b, to->b);
-    to->ll = select4(where, s.ll, to->ll);
-    to->slope = select4(where, slope, to->slope);
+    to->gain = selectv(where, gain, to->gain);
+    to->a = selectv(where, a, to->a);
+    to->b = selectv(where, b, to->b);
+    to->ll = selectv(where, s.ll, to->ll);
+    to->slope = selectv(where, slope, to->slope);
 }
 
 /* Solves for (a, b) with given codes, and for a alone with b = 0; keeps what is better than the
  * solutions so far. b must not be negative: dmin is a minimum below zero. */
 static void consider(struct quad *q, struct sums s)
 {
-    f32x4 zero = splat4(0.0f), tiny = 1e-12f * q->sum_w;
-    f32x4 a0 = s.xl / max4(s.ll, tiny), gain0 = s.xl * a0;
+    f32v zero = splatv(0.0f), tiny = 1e-12f * q->sum_w;
+    f32v a0 = s.xl / maxv(s.ll, tiny), gain0 = s.xl * a0;
     take(&q->fit[NO_OFFSET], gain0 > q->fit[NO_OFFSET].gain, gain0, a0, zero, s, zero);
 
-    f32x4 mean_x = q->sum_wx / q->sum_w, mean_l = s.l / q->sum_w;
-    f32x4 det = s.ll - mean_l * s.l; /* nothing but rounding if all weight is on one code */
-    f32x4 a = (s.xl - mean_x * s.l) / max4(det, tiny);
-    f32x4 b = a * mean_l - mean_x;
-    f32x4 gain = mean_x * q->sum_wx + (s.xl - mean_x * s.l) * a;
-    i32x4 valid = (b >= zero) & (a > zero) & (det > 1e-5f * s.ll);
-    gain = select4(valid, gain, gain0);
-    a = select4(valid, a, a0);
+    f32v mean_x = q->sum_wx / q->sum_w, mean_l = s.l / q->sum_w;
+    f32v det = s.ll - mean_l * s.l; /* nothing but rounding if all weight is on one code */
+    f32v a = (s.xl - mean_x * s.l) / maxv(det, tiny);
+    f32v b = a * mean_l - mean_x;
+    f32v gain = mean_x * q->sum_wx + (s.xl - mean_x * s.l) * a;
+    i32v valid = (b >= zero) & (a > zero) & (det > 1e-5f * s.ll);
+    gain = selectv(valid, gain, gain0);
+    a = selectv(valid, a, a0);
     take(&q->fit[FREE], (gain > q->fit[FREE].gain) & (a >= zero), gain, a,
-         select4(valid, b, zero), s, select4(valid, mean_l, zero));
+         selectv(valid, b, zero), s, selectv(valid, mean_l, zero));
 }
 
 /* Part 1: tries spans from (a part of) the lowest element upwards. */
 static void quad_fit(const struct affine *f, struct quad *q)
 {
-    f32x4 zero = splat4(0.0f), low = zero, high = q->l.x[0];
+    f32v zero = splatv(0.0f), low = zero, high = q->l.x[0];
     for (int i = 0; i < f->size; i++) {
-        low = min4(low, q->l.x[i]);
-        high = max4(high, q->l.x[i]);
+        low = minv(low, q->l.x[i]);
+        high = maxv(high, q->l.x[i]);
     }
-    struct fit none = {splat4(-1.0f), zero, zero, zero, zero};
+    struct fit none = {splatv(-1.0f), zero, zero, zero, zero};
     q->fit[FREE] = q->fit[NO_OFFSET] = none;
     q->fit[FREE].b = -low;
     for (int u = 0; u < f->trims; u++) {
-        f32x4 from = low * (1.0f - (float)u * (0.5f / f->codes)), span = inverse4(high - from);
+        f32v from = low * (1.0f - (float)u * (0.5f / f->codes)), span = inversev(high - from);
         for (int t = 0; t < f->ranges; t++) {
             float step = (f->narrow + f->wide) / (float)(f->ranges - 1);
             float k = f->codes * (1.0f - f->wide + step * (float)t);
@@ -143,7 +144,7 @@ static void quad_fit(const struct affine *f, struct quad *q)
         }
     }
     for (int t = 0; t < POLISHES; t++) {
-        consider(q, code_sums(f, q, q->fit[FREE].b, inverse4(q->fit[FREE].a)));
+        consider(q, code_sums(f, q, q->fit[FREE].b, inversev(q->fit[FREE].a)));
     }
     q->fit[PLAIN] = q->fit[FREE];
     q->fit[PLAIN].a = (high - low) * (1.0f / f->codes);
@@ -153,8 +154,8 @@ static void quad_fit(const struct affine *f, struct quad *q)
 static void quad_load(const struct affine *f, const struct fit_block *b, int first,
                       struct quad *q)
 {
-    fit_lanes_load(&q->l, b, f->size, first);
-    q->sum_w = q->sum_wx = splat4(0.0f);
+    fit_lanes_load(&q->l, b->x, b->w, f->size, first);
+    q->sum_w = q->sum_wx = splatv(0.0f);
     for (int i = 0; i < f->size; i++) {
         q->sum_w += q->l.w[i];
         q->sum_wx += q->l.w[i] * q->l.x[i];
@@ -168,19 +169,19 @@ static void quad_load(const struct affine *f, const struct fit_block *b, int fir
 static float common_factor(const struct affine *f, const struct quad *q, int n, enum solution k,
                            bool offset)
 {
-    f32x4 most = splat4(0.0f);
+    f32v most = splatv(0.0f);
     for (int i = 0; i < n; i++) {
-        most = max4(most, offset ? q[i].fit[k].b : q[i].fit[k].a);
+        most = maxv(most, offset ? q[i].fit[k].b : q[i].fit[k].a);
     }
-    float max = highest4(most), best = 0.0f, least = 0x1p126f;
+    float max = highestv(most), best = 0.0f, least = 0x1p126f;
     for (int t = 0; max > 0.0f && t < FACTORS; t++) {
         float d = max / (f->scales + 0.4f - f->factor_step * (float)t);
-        f32x4 sum = splat4(0.0f);
+        f32x4 sum = {0};
         for (int i = 0; i < n; i++) {
-            f32x4 v = offset ? q[i].fit[k].b : q[i].fit[k].a;
-            f32x4 w = offset ? q[i].sum_w : q[i].fit[k].ll;
-            f32x4 r = v - d * round4(clamp4(v * (1.0f / d), 0.0f, f->scales));
-            sum += w * r * r;
+            f32v v = offset ? q[i].fit[k].b : q[i].fit[k].a;
+            f32v w = offset ? q[i].sum_w : q[i].fit[k].ll;
+            f32v r = v - d * roundv(clampv(v * (1.0f / d), 0.0f, f->scales));
+            sum = add_lanes(sum, w * r * r);
         }
         float e = sum4(sum);
         if (e < least) {
@@ -192,40 +193,40 @@ static float common_factor(const struct affine *f, const struct quad *q, int n, 
 }
 
 /* Tries multiples near (a, b), `reach` steps of s to both sides, and for each three of m. */
-static void try_near(const struct affine *f, struct quad *q, const struct scales *sc, f32x4 a,
-                     f32x4 b, f32x4 slope, int reach, f32x4 *least)
+static void try_near(const struct affine *f, struct quad *q, const struct scales *sc, f32v a,
+                     f32v b, f32v slope, int reach, f32v *least)
 {
-    f32x4 s = round4(clamp4(a * inverse4(splat4(sc->d.d)), 0.0f, f->scales));
-    f32x4 inverse_m = inverse4(splat4(sc->m.d));
+    f32v s = roundv(clampv(a * inversev(splatv(sc->d.d)), 0.0f, f->scales));
+    f32v inverse_m = inversev(splatv(sc->m.d));
     for (int i = -reach; i <= reach; i++) {
-        f32x4 try_s = clamp4(s + (float)i, 0.0f, f->scales), try_a = try_s * sc->d.d;
-        f32x4 follow = b + (try_a - a) * slope;
-        f32x4 m = round4(clamp4(follow * inverse_m, 0.0f, f->scales));
+        f32v try_s = clampv(s + (float)i, 0.0f, f->scales), try_a = try_s * sc->d.d;
+        f32v follow = b + (try_a - a) * slope;
+        f32v m = roundv(clampv(follow * inverse_m, 0.0f, f->scales));
         for (int j = -1; j <= 1; j++) {
-            f32x4 try_m = clamp4(m + (float)j, 0.0f, f->scales);
-            f32x4 e = error_at(f, q, try_a, try_m * sc->m.d);
-            i32x4 better = e < *least;
-            *least = select4(better, e, *least);
-            q->at.s = select4(better, try_s, q->at.s);
-            q->at.m = select4(better, try_m, q->at.m);
+            f32v try_m = clampv(m + (float)j, 0.0f, f->scales);
+            f32v e = error_at(f, q, try_a, try_m * sc->m.d);
+            i32v better = e < *least;
+            *least = selectv(better, e, *least);
+            q->at.s = selectv(better, try_s, q->at.s);
+            q->at.m = selectv(better, try_m, q->at.m);
         }
     }
 }
 
 /* Tries every s, with the m that follows it from (a, b): a group with one large element has
  * good choices far apart. */
-static void try_all(const struct affine *f, struct quad *q, const struct scales *sc, f32x4 a,
-                    f32x4 b, f32x4 *least)
+static void try_all(const struct affine *f, struct quad *q, const struct scales *sc, f32v a,
+                    f32v b, f32v *least)
 {
-    f32x4 inverse_m = inverse4(splat4(sc->m.d));
+    f32v inverse_m = inversev(splatv(sc->m.d));
     for (float s = 0.0f; s <= f->scales; s += 1.0f) {
-        f32x4 try_a = splat4(s * sc->d.d), follow = b + (try_a - a) * q->slope;
-        f32x4 m = round4(clamp4(follow * inverse_m, 0.0f, f->scales));
-        f32x4 e = error_at(f, q, try_a, m * sc->m.d);
-        i32x4 better = e < *least;
-        *least = select4(better, e, *least);
-        q->at.s = select4(better, splat4(s), q->at.s);
-        q->at.m = select4(better, m, q->at.m);
+        f32v try_a = splatv(s * sc->d.d), follow = b + (try_a - a) * q->slope;
+        f32v m = roundv(clampv(follow * inverse_m, 0.0f, f->scales));
+        f32v e = error_at(f, q, try_a, m * sc->m.d);
+        i32v better = e < *least;
+        *least = selectv(better, e, *least);
+        q->at.s = selectv(better, splatv(s), q->at.s);
+        q->at.m = selectv(better, m, q->at.m);
     }
 }
 
@@ -233,14 +234,14 @@ static void try_all(const struct affine *f, struct quad *q, const struct scales 
 static float choose_first(const struct affine *f, struct quad *q, int n,
                           const struct scales *sc)
 {
-    f32x4 sum = splat4(0.0f);
+    f32x4 sum = {0};
     for (int i = 0; i < n; i++) {
-        f32x4 least = splat4(0x1p126f);
+        f32v least = splatv(0x1p126f);
         for (int k = 0; k < N_SOLUTIONS; k++) {
             const struct fit *t = &q[i].fit[k];
             try_near(f, &q[i], sc, t->a, t->b, t->slope, 1, &least);
         }
-        sum += least;
+        sum = add_lanes(sum, least);
     }
     return sum4(sum);
 }
@@ -250,14 +251,14 @@ static float choose_again(const struct affine *f, struct quad *q, int n,
                           const struct scales *old, const struct scales *sc, int reach,
                           bool all)
 {
-    f32x4 sum = splat4(0.0f);
+    f32x4 sum = {0};
     for (int i = 0; i < n; i++) {
-        f32x4 least = splat4(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
+        f32v least = splatv(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
         try_near(f, &q[i], sc, a, b, q[i].slope, reach, &least);
         if (all) {
             try_all(f, &q[i], sc, a, b, &least);
         }
-        sum += least;
+        sum = add_lanes(sum, least);
     }
     return sum4(sum);
 }
@@ -268,14 +269,14 @@ static struct scales refit(const struct affine *f, const struct fit_block *b, st
 {
     double ss = 0, sm = 0, mm = 0, sx = 0, mx = 0;
     for (int i = 0; i < n; i++) {
-        f32x4 s = q[i].at.s, m = q[i].at.m;
-        struct sums u = code_sums(f, &q[i], m * sc->m.d, inverse4(s * sc->d.d));
+        f32v s = q[i].at.s, m = q[i].at.m;
+        struct sums u = code_sums(f, &q[i], m * sc->m.d, inversev(s * sc->d.d));
         q[i].slope = u.l / q[i].sum_w;
-        ss += (double)sum4(s * s * u.ll);
-        sm += (double)sum4(s * m * u.l);
-        mm += (double)sum4(m * m * q[i].sum_w);
-        sx += (double)sum4(s * u.xl);
-        mx += (double)sum4(m * q[i].sum_wx);
+        ss = add_sums(ss, s * s * u.ll);
+        sm = add_sums(sm, s * m * u.l);
+        mm = add_sums(mm, m * m * q[i].sum_w);
+        sx = add_sums(sx, s * u.xl);
+        mx = add_sums(mx, m * q[i].sum_wx);
     }
     double det = ss * mm - sm * sm, d = ss > 0 ? sx / ss : 0, dmin = 0;
     if (det > 1e-9 * ss * mm && sx * mm > sm * mx && sx * sm >= ss * mx) {
@@ -303,7 +304,7 @@ static void restore(struct quad *q, const struct multiples *from, int n)
 static float descend(const struct affine *f, const struct fit_block *b, struct quad *q, int n,
                      struct scales *sc, float least)
 {
-    struct multiples best[FIT_MAX_QUADS];
+    struct multiples best[FIT_MAX_PARTS];
     for (int t = 0; t < PASSES; t++) {
         struct scales next = refit(f, b, q, n, sc);
         save(best, q, n);
@@ -322,8 +323,8 @@ static float descend(const struct affine *f, const struct fit_block *b, struct q
 static float search(const struct affine *f, const struct fit_block *b, struct quad *q,
                     struct scales *sc)
 {
-    int n = FIT_N / f->size / 4;
-    struct multiples best[FIT_MAX_QUADS];
+    int n = FIT_N / f->size / LANES;
+    struct multiples best[FIT_MAX_PARTS];
     float least = 0x1p126f;
     for (int t = 0; t < STARTS; t++) {
         enum solution k = t % 2 ? PLAIN : FREE;
@@ -377,19 +378,19 @@ static void write_block(uint32_t type, const struct affine *f, const struct quad
     store_le16(head, sc->d.bits);
     store_le16(head + 2, sc->m.bits);
     for (unsigned g = 0; g < FIT_N / (unsigned)f->size; g++) {
-        unsigned s = (unsigned)q[g / 4].at.s[g % 4], m = (unsigned)q[g / 4].at.m[g % 4];
+        unsigned s = (unsigned)q[g / LANES].at.s[g % LANES], m = (unsigned)q[g / LANES].at.m[g % LANES];
         if (type == QT_Q2_K) {
             out[g] = (uint8_t)(s | m << 4);
         } else {
             write_scale_min6(out + 4, g, s, m);
         }
     }
-    for (int i = 0; i < FIT_N / f->size / 4; i++) {
-        f32x4 b = q[i].at.m * sc->m.d, inverse_a = inverse4(q[i].at.s * sc->d.d);
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        f32v b = q[i].at.m * sc->m.d, inverse_a = inversev(q[i].at.s * sc->d.d);
         for (int j = 0; j < f->size; j++) {
-            f32x4 code = code4(q[i].l.x[j], b, inverse_a, f->codes);
-            for (int v = 0; v < 4; v++) {
-                write_code(type, f->size * (4 * i + v) + j, (unsigned)code[v], out);
+            f32v code = code4(q[i].l.x[j], b, inverse_a, f->codes);
+            for (int v = 0; v < LANES; v++) {
+                write_code(type, f->size * (LANES * i + v) + j, (unsigned)code[v], out);
             }
         }
     }
@@ -400,13 +401,15 @@ bool k_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     const struct affine *f = type == QT_Q2_K   ? &AFFINE_Q2_K
                              : type == QT_Q4_K ? &AFFINE_Q4_K
                                                : &AFFINE_Q5_K;
-    struct quad q[FIT_MAX_QUADS];
-    f32x4 zeros = splat4(0.0f); /* error of a block of zeros */
-    for (int i = 0; i < FIT_N / f->size / 4; i++) {
-        quad_load(f, b, 4 * i, &q[i]);
+    struct quad q[FIT_MAX_PARTS];
+    f32x4 zeros = {0}; /* error of a block of zeros */
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        quad_load(f, b, LANES * i, &q[i]);
+        f32v e = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
-            zeros += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
+            e += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
         }
+        zeros = add_lanes(zeros, e);
     }
     struct scales sc = {0};
     if (!(search(f, b, q, &sc) < sum4(zeros))) {

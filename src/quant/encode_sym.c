@@ -16,6 +16,7 @@
 #include <pthread.h>
 
 #include "base/num.h"
+#include "quant/encode_lanes.h"
 #include "quant/formats.h"
 #include "quant/tables.h"
 
@@ -59,32 +60,34 @@ static void iq4_build(void)
 
 struct quad {
     struct fit_lanes l;
-    f32x4 a;  /* best real scale */
-    f32x4 ll; /* sum w level^2 with its codes: how much an error of a costs */
-    f32x4 s;  /* chosen multiple */
+    f32v a;  /* best real scale */
+    f32v ll; /* sum w level^2 with its codes: how much an error of a costs */
+    f32v s;  /* chosen multiple */
 };
 
 struct sums {
-    f32x4 xl, ll;
+    f32v xl, ll;
 };
 
-static inline f32x4 level4(const struct symmetric *f, bool iq4, f32x4 v)
+static inline f32v level4(const struct symmetric *f, bool iq4, f32v v)
 {
-    f32x4 c = clamp4(v, f->low, f->high);
+    f32v c = clampv(v, f->low, f->high);
     if (!iq4) {
-        return round4(c);
+        return roundv(c);
     }
     c = 2.0f * c + 254.0f;
-    return (f32x4){iq4_level[(int)c[0]], iq4_level[(int)c[1]], iq4_level[(int)c[2]],
-                   iq4_level[(int)c[3]]};
+    for (int i = 0; i < LANES; i++) {
+        c[i] = iq4_level[(int)c[i]];
+    }
+    return c;
 }
 
 static inline struct sums level_sums_of(const struct symmetric *f, bool iq4,
-                                        const struct quad *q, f32x4 inverse_a)
+                                        const struct quad *q, f32v inverse_a)
 {
-    struct sums s = {splat4(0.0f), splat4(0.0f)};
+    struct sums s = {splatv(0.0f), splatv(0.0f)};
     for (int i = 0; i < f->size; i++) {
-        f32x4 level = level4(f, iq4, q->l.x[i] * inverse_a), wl = q->l.w[i] * level;
+        f32v level = level4(f, iq4, q->l.x[i] * inverse_a), wl = q->l.w[i] * level;
         s.xl += wl * q->l.x[i];
         s.ll += wl * level;
     }
@@ -92,56 +95,56 @@ static inline struct sums level_sums_of(const struct symmetric *f, bool iq4,
 }
 
 /* Sums over the levels nearest to x * inverse_a. */
-static struct sums level_sums(const struct symmetric *f, const struct quad *q, f32x4 inverse_a)
+static struct sums level_sums(const struct symmetric *f, const struct quad *q, f32v inverse_a)
 {
     return f->iq4 ? level_sums_of(f, true, q, inverse_a)
                   : level_sums_of(f, false, q, inverse_a);
 }
 
-static inline f32x4 error_at_of(const struct symmetric *f, bool iq4, const struct quad *q,
-                                f32x4 a)
+static inline f32v error_at_of(const struct symmetric *f, bool iq4, const struct quad *q,
+                                f32v a)
 {
-    f32x4 inverse_a = inverse4(a), e = splat4(0.0f);
+    f32v inverse_a = inversev(a), e = splatv(0.0f);
     for (int i = 0; i < f->size; i++) {
-        f32x4 r = q->l.x[i] - a * level4(f, iq4, q->l.x[i] * inverse_a);
+        f32v r = q->l.x[i] - a * level4(f, iq4, q->l.x[i] * inverse_a);
         e += q->l.w[i] * r * r;
     }
     return e;
 }
 
 /* Weighted error of the groups decoded with scale a, codes chosen for it. */
-static f32x4 error_at(const struct symmetric *f, const struct quad *q, f32x4 a)
+static f32v error_at(const struct symmetric *f, const struct quad *q, f32v a)
 {
     return f->iq4 ? error_at_of(f, true, q, a) : error_at_of(f, false, q, a);
 }
 
 /* Least squares for the scale with the codes of 1 / inverse_a, kept if better. */
-static void consider(const struct symmetric *f, struct quad *q, f32x4 inverse_a, f32x4 *gain)
+static void consider(const struct symmetric *f, struct quad *q, f32v inverse_a, f32v *gain)
 {
     struct sums s = level_sums(f, q, inverse_a);
-    f32x4 a = s.xl / max4(s.ll, splat4(1e-20f));
-    i32x4 better = s.xl * a > *gain;
-    *gain = select4(better, s.xl * a, *gain);
-    q->a = select4(better, a, q->a);
-    q->ll = select4(better, s.ll, q->ll);
+    f32v a = s.xl / maxv(s.ll, splatv(1e-20f));
+    i32v better = s.xl * a > *gain;
+    *gain = selectv(better, s.xl * a, *gain);
+    q->a = selectv(better, a, q->a);
+    q->ll = selectv(better, s.ll, q->ll);
 }
 
 static void quad_fit(const struct symmetric *f, struct quad *q)
 {
-    f32x4 gain = splat4(0.0f), max = gain;
+    f32v gain = splatv(0.0f), max = gain;
     for (int i = 0; i < f->size; i++) {
-        max = max4(max, max4(q->l.x[i], -q->l.x[i]));
+        max = maxv(max, maxv(q->l.x[i], -q->l.x[i]));
     }
-    f32x4 inverse = inverse4(max);
-    q->a = q->ll = splat4(0.0f);
+    f32v inverse = inversev(max);
+    q->a = q->ll = splatv(0.0f);
     for (int t = 0; t < RANGES; t++) {
         float step = (f->open + f->clip) / (float)(RANGES - 1);
-        f32x4 k = inverse * (-f->low - f->open + step * (float)t);
+        f32v k = inverse * (-f->low - f->open + step * (float)t);
         consider(f, q, k, &gain);
         consider(f, q, -k, &gain);
     }
     for (int t = 0; t < POLISHES; t++) {
-        consider(f, q, inverse4(q->a), &gain);
+        consider(f, q, inversev(q->a), &gain);
     }
 }
 
@@ -149,19 +152,19 @@ static void quad_fit(const struct symmetric *f, struct quad *q)
  * of the range or beyond, the one with the least weighted square of distances to multiples. */
 static float common_factor(const struct symmetric *f, const struct quad *q, int n)
 {
-    f32x4 most = splat4(0.0f);
+    f32v most = splatv(0.0f);
     for (int i = 0; i < n; i++) {
-        most = max4(most, max4(q[i].a, -q[i].a));
+        most = maxv(most, maxv(q[i].a, -q[i].a));
     }
-    float max = highest4(most), best = 0.0f, least = 0x1p126f;
+    float max = highestv(most), best = 0.0f, least = 0x1p126f;
     for (int t = 0; max > 0.0f && t < 2 * FACTORS; t++) {
         float d = max / (-f->scale_low + 0.4f - 0.5f * (float)(t / 2));
         d = t % 2 == 0 ? -d : d;
-        f32x4 sum = splat4(0.0f);
+        f32x4 sum = {0};
         for (int i = 0; i < n; i++) {
-            f32x4 k = clamp4(q[i].a * (1.0f / d), f->scale_low, f->scale_high);
-            f32x4 r = q[i].a - d * round4(k);
-            sum += q[i].ll * r * r;
+            f32v k = clampv(q[i].a * (1.0f / d), f->scale_low, f->scale_high);
+            f32v r = q[i].a - d * roundv(k);
+            sum = add_lanes(sum, q[i].ll * r * r);
         }
         float e = sum4(sum);
         if (e < least) {
@@ -176,19 +179,19 @@ static float common_factor(const struct symmetric *f, const struct quad *q, int 
  * range. Returns the error. */
 static float choose(const struct symmetric *f, struct quad *q, int n, float d, bool all)
 {
-    f32x4 sum = splat4(0.0f);
+    f32x4 sum = {0};
     int tries = all ? (int)(f->scale_high - f->scale_low) + 1 : 2 * REACH + 1;
     for (int i = 0; i < n; i++) {
-        f32x4 least = splat4(0x1p126f);
-        f32x4 from = all ? splat4(f->scale_low) : q[i].s - (float)REACH;
+        f32v least = splatv(0x1p126f);
+        f32v from = all ? splatv(f->scale_low) : q[i].s - (float)REACH;
         for (int t = 0; t < tries; t++) {
-            f32x4 try = clamp4(from + (float)t, f->scale_low, f->scale_high);
-            f32x4 e = error_at(f, &q[i], try * d);
-            i32x4 better = e < least;
-            least = select4(better, e, least);
-            q[i].s = select4(better, try, q[i].s);
+            f32v try = clampv(from + (float)t, f->scale_low, f->scale_high);
+            f32v e = error_at(f, &q[i], try * d);
+            i32v better = e < least;
+            least = selectv(better, e, least);
+            q[i].s = selectv(better, try, q[i].s);
         }
-        sum += least;
+        sum = add_lanes(sum, least);
     }
     return sum4(sum);
 }
@@ -198,21 +201,21 @@ static float refit(const struct symmetric *f, const struct quad *q, int n, float
 {
     double sx = 0, ss = 0;
     for (int i = 0; i < n; i++) {
-        struct sums u = level_sums(f, &q[i], inverse4(q[i].s * d));
-        sx += (double)sum4(q[i].s * u.xl);
-        ss += (double)sum4(q[i].s * q[i].s * u.ll);
+        struct sums u = level_sums(f, &q[i], inversev(q[i].s * d));
+        sx = add_sums(sx, q[i].s * u.xl);
+        ss = add_sums(ss, q[i].s * q[i].s * u.ll);
     }
     return ss > 0 ? (float)(sx / ss) : 0.0f;
 }
 
-static void save(f32x4 *to, const struct quad *q, int n)
+static void save(f32v *to, const struct quad *q, int n)
 {
     for (int i = 0; i < n; i++) {
         to[i] = q[i].s;
     }
 }
 
-static void restore(struct quad *q, const f32x4 *from, int n)
+static void restore(struct quad *q, const f32v *from, int n)
 {
     for (int i = 0; i < n; i++) {
         q[i].s = from[i];
@@ -223,8 +226,8 @@ static void restore(struct quad *q, const f32x4 *from, int n)
 static float descend(const struct symmetric *f, const struct fit_block *b, struct quad *q,
                      struct fit_scale *scale, float least)
 {
-    int n = FIT_N / f->size / 4;
-    f32x4 s[FIT_MAX_QUADS];
+    int n = FIT_N / f->size / LANES;
+    f32v s[FIT_MAX_PARTS];
     for (int t = 0; t < PASSES; t++) {
         save(s, q, n);
         struct fit_scale next = fit_scale_round(b, refit(f, q, n, scale->d));
@@ -247,14 +250,14 @@ static float search(const struct symmetric *f, const struct fit_block *b, struct
                     struct fit_scale *scale)
 {
     static const float start[] = {1.0f, 0.992f, 1.008f, 0.98f};
-    int n = FIT_N / f->size / 4;
-    f32x4 s[FIT_MAX_QUADS];
+    int n = FIT_N / f->size / LANES;
+    f32v s[FIT_MAX_PARTS];
     float d = common_factor(f, q, n), least = 0x1p126f;
     for (size_t t = 0; t < sizeof start / sizeof start[0]; t++) {
         struct fit_scale next = fit_scale_round_up(b, d * start[t]);
-        f32x4 inverse = inverse4(splat4(next.d));
+        f32v inverse = inversev(splatv(next.d));
         for (int i = 0; i < n; i++) {
-            q[i].s = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
+            q[i].s = roundv(clampv(q[i].a * inverse, f->scale_low, f->scale_high));
         }
         float e = descend(f, b, q, &next, choose(f, q, n, next.d, false));
         if (e < least) {
@@ -273,12 +276,12 @@ static float search(const struct symmetric *f, const struct fit_block *b, struct
 /* ---- the reference's choice (quantization.md 3.4) as another candidate ---- */
 
 /* Error of the block decoded with d and s[], in the weights of q. */
-static float block_error(const struct symmetric *f, const struct quad *q, int n, const f32x4 *s,
+static float block_error(const struct symmetric *f, const struct quad *q, int n, const f32v *s,
                          float d)
 {
-    f32x4 sum = splat4(0.0f);
+    f32x4 sum = {0};
     for (int i = 0; i < n; i++) {
-        sum += error_at(f, &q[i], s[i] * d);
+        sum = add_lanes(sum, error_at(f, &q[i], s[i] * d));
     }
     return sum4(sum);
 }
@@ -287,15 +290,15 @@ static float block_error(const struct symmetric *f, const struct quad *q, int n,
  * that explains most. */
 static void reference_fit(const struct symmetric *f, struct quad *q)
 {
-    f32x4 gain = splat4(0.0f), extreme = gain;
+    f32v gain = splatv(0.0f), extreme = gain;
     for (int i = 0; i < f->size; i++) {
-        f32x4 x = q->l.x[i];
-        extreme = select4(max4(x, -x) > max4(extreme, -extreme), x, extreme);
+        f32v x = q->l.x[i];
+        extreme = selectv(maxv(x, -x) > maxv(extreme, -extreme), x, extreme);
     }
     int reach = f->iq4 ? 7 : 9;
     float step = f->iq4 ? 1.0f : 0.1f;
-    f32x4 inverse = inverse4(extreme);
-    q->a = q->ll = splat4(0.0f);
+    f32v inverse = inversev(extreme);
+    q->a = q->ll = splatv(0.0f);
     for (int t = -reach; t <= reach; t++) {
         consider(f, q, inverse * (f->low + step * (float)t), &gain);
     }
@@ -303,16 +306,16 @@ static void reference_fit(const struct symmetric *f, struct quad *q)
 
 /* The reference's d for the real scales, and s[]. IQ4_XS: the largest becomes -32. The others:
  * the fit of the groups once more, over the scales, each with the weight of its group. */
-static float reference_factor(const struct symmetric *f, const struct quad *q, int n, f32x4 *s)
+static float reference_factor(const struct symmetric *f, const struct quad *q, int n, f32v *s)
 {
     float extreme = 0.0f, best = 0.0f, d = 0.0f;
-    f32x4 weight[FIT_MAX_QUADS];
+    f32v weight[FIT_MAX_PARTS];
     for (int i = 0; i < n; i++) {
-        for (int v = 0; v < 4; v++) {
+        for (int v = 0; v < LANES; v++) {
             float a = q[i].a[v], size = a < 0 ? -a : a;
             extreme = size > (extreme < 0 ? -extreme : extreme) ? a : extreme;
         }
-        s[i] = weight[i] = splat4(0.0f);
+        s[i] = weight[i] = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
             weight[i] += q[i].l.w[j];
         }
@@ -320,11 +323,12 @@ static float reference_factor(const struct symmetric *f, const struct quad *q, i
     int reach = f->iq4 ? 0 : 9;
     for (int t = -reach; extreme != 0.0f && t <= reach; t++) {
         float inverse = (f->scale_low + 0.1f * (float)t) / extreme;
-        f32x4 c[FIT_MAX_QUADS], xl = splat4(0.0f), ll = xl;
+        f32v c[FIT_MAX_PARTS];
+        f32x4 xl = {0}, ll = {0};
         for (int i = 0; i < n; i++) {
-            c[i] = round4(clamp4(q[i].a * inverse, f->scale_low, f->scale_high));
-            xl += weight[i] * q[i].a * c[i];
-            ll += weight[i] * c[i] * c[i];
+            c[i] = roundv(clampv(q[i].a * inverse, f->scale_low, f->scale_high));
+            xl = add_lanes(xl, weight[i] * q[i].a * c[i]);
+            ll = add_lanes(ll, weight[i] * c[i] * c[i]);
         }
         float sum_xl = sum4(xl), sum_ll = sum4(ll);
         if (sum_ll > 0.0f && sum_xl * sum_xl > best * sum_ll) {
@@ -336,29 +340,23 @@ static float reference_factor(const struct symmetric *f, const struct quad *q, i
     return d;
 }
 
-static void load_lanes(const struct symmetric *f, struct quad *q, int n,
-                       const struct fit_block *b)
+static void load_lanes(const struct symmetric *f, struct quad *q, int n, const float *x,
+                       const float *w)
 {
     for (int i = 0; i < n; i++) {
-        fit_lanes_load(&q[i].l, b, f->size, 4 * i);
+        fit_lanes_load(&q[i].l, x, w, f->size, LANES * i);
     }
 }
 
-/* d and s[] as the reference chooses them: weights plain * sqrt(2 mean x^2 + x^2), without the
- * least weight that ours have; an element far above the rest that has no importance then leaves
- * the other groups alone. b is the caller's to spoil. */
-static float reference_choice(const struct symmetric *f, struct fit_block *b, int n, f32x4 *s)
+/* d and s[] as the reference chooses them. Its weights lack the least weight that ours have: an
+ * element far above the rest that has no importance then leaves the other groups alone. */
+static float reference_choice(const struct symmetric *f, const struct fit_block *b, int n,
+                              f32v *s)
 {
-    struct quad q[FIT_MAX_QUADS];
-    f32x4 squares = splat4(0.0f);
-    for (int i = 0; i < FIT_N; i += 4) {
-        squares += load4(b->x + i) * load4(b->x + i);
-    }
-    float twice_mean = sum4(squares) * (2.0f / FIT_N);
-    for (int i = 0; i < FIT_N; i++) {
-        b->w[i] = b->plain[i] * sqrtf(twice_mean + b->x[i] * b->x[i]);
-    }
-    load_lanes(f, q, n, b);
+    struct quad q[FIT_MAX_PARTS];
+    float w[FIT_N];
+    fit_reference_weights(b, 2.0f, w);
+    load_lanes(f, q, n, b->x, w);
     for (int i = 0; i < n; i++) {
         reference_fit(f, &q[i]);
     }
@@ -370,22 +368,21 @@ static float reference_choice(const struct symmetric *f, struct fit_block *b, in
 static void try_reference(const struct symmetric *f, const struct fit_block *b, struct quad *q,
                           struct fit_scale *scale)
 {
-    int n = FIT_N / f->size / 4;
-    struct fit_block other = *b;
-    struct quad plain[FIT_MAX_QUADS], from[FIT_MAX_QUADS];
-    f32x4 ours[FIT_MAX_QUADS], theirs[FIT_MAX_QUADS], lower[FIT_MAX_QUADS];
-    struct fit_scale next = fit_scale_round(b, reference_choice(f, &other, n, theirs));
-    memcpy(other.w, b->plain, sizeof other.w);
-    load_lanes(f, plain, n, &other);
+    int n = FIT_N / f->size / LANES;
+    float w[FIT_N];
+    struct quad plain[FIT_MAX_PARTS], from[FIT_MAX_PARTS];
+    f32v ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
+    struct fit_scale next = fit_scale_round(b, reference_choice(f, b, n, theirs));
+    load_lanes(f, plain, n, b->x, b->plain);
     save(ours, q, n);
     float least = block_error(f, plain, n, theirs, next.d);
     if (!(least < block_error(f, plain, n, ours, scale->d))) {
         return;
     }
     for (int i = 0; i < FIT_N; i++) { /* so that groups without importance follow, too */
-        other.w[i] = b->plain[i] + FIT_LEAST;
+        w[i] = b->plain[i] + FIT_LEAST;
     }
-    load_lanes(f, from, n, &other);
+    load_lanes(f, from, n, b->x, w);
     restore(from, theirs, n);
     struct fit_scale end = next;
     descend(f, b, from, &end, block_error(f, from, n, theirs, next.d));
@@ -436,14 +433,14 @@ static void write_block(uint32_t type, const struct symmetric *f, const struct q
 {
     store_le16(type == QT_Q3_K ? out + 108 : type == QT_Q6_K ? out + 208 : out, scale->bits);
     for (unsigned g = 0; g < FIT_N / (unsigned)f->size; g++) {
-        write_scale(type, g, (int)q[g / 4].s[g % 4], out);
+        write_scale(type, g, (int)q[g / LANES].s[g % LANES], out);
     }
-    for (int i = 0; i < FIT_N / f->size / 4; i++) {
-        f32x4 inverse_a = inverse4(q[i].s * scale->d);
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        f32v inverse_a = inversev(q[i].s * scale->d);
         for (int j = 0; j < f->size; j++) {
-            f32x4 level = level4(f, f->iq4, q[i].l.x[j] * inverse_a);
-            for (int v = 0; v < 4; v++) {
-                write_level(type, f->size * (4 * i + v) + j, level[v], out);
+            f32v level = level4(f, f->iq4, q[i].l.x[j] * inverse_a);
+            for (int v = 0; v < LANES; v++) {
+                write_level(type, f->size * (LANES * i + v) + j, level[v], out);
             }
         }
     }
@@ -456,14 +453,16 @@ bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     const struct symmetric *f = type == QT_Q3_K   ? &SYM_Q3_K
                                 : type == QT_Q6_K ? &SYM_Q6_K
                                                   : &SYM_IQ4_XS;
-    struct quad q[FIT_MAX_QUADS];
-    f32x4 zeros = splat4(0.0f); /* error of a block of zeros */
-    for (int i = 0; i < FIT_N / f->size / 4; i++) {
-        fit_lanes_load(&q[i].l, b, f->size, 4 * i);
+    struct quad q[FIT_MAX_PARTS];
+    f32x4 zeros = {0}; /* error of a block of zeros */
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        fit_lanes_load(&q[i].l, b->x, b->w, f->size, LANES * i);
         quad_fit(f, &q[i]);
+        f32v e = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
-            zeros += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
+            e += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
         }
+        zeros = add_lanes(zeros, e);
     }
     struct fit_scale scale = {0};
     if (!(search(f, b, q, &scale) < sum4(zeros))) {
