@@ -16,7 +16,7 @@
 #include "quant/encode_k.h"
 
 #include "base/num.h"
-#include "quant/encode_lanes.h"
+#include "quant/encode_positive.h"
 #include "quant/formats.h"
 
 enum { POLISHES = 2, FACTORS = 24, PASSES = 4, STARTS = 4 };
@@ -83,13 +83,19 @@ static struct sums code_sums(const struct affine *f, const struct quad *q, f32v 
     return s;
 }
 
-/* Weighted error of the groups decoded with a and b, codes chosen for them. */
-static f32v error_at(const struct affine *f, const struct quad *q, f32v a, f32v b)
+/* Weighted error of the groups decoded with a and b, codes chosen for them; or, where it is no
+ * less than `enough` in any lane, something that is no less either. */
+static f32v error_at(const struct affine *f, const struct quad *q, f32v a, f32v b, f32v enough)
 {
     f32v inverse_a = inversev(a), e = splatv(0.0f);
-    for (int i = 0; i < f->size; i++) {
-        f32v r = (q->l.x[i] + b) - a * code4(q->l.x[i], b, inverse_a, f->codes);
-        e += q->l.w[i] * r * r;
+    for (int i = 0; i < f->size;) {
+        for (int end = i + f->size / 4; i < end; i++) {
+            f32v r = (q->l.x[i] + b) - a * code4(q->l.x[i], b, inverse_a, f->codes);
+            e += q->l.w[i] * r * r;
+        }
+        if (!anyv(e < enough)) {
+            break;
+        }
     }
     return e;
 }
@@ -151,16 +157,22 @@ static void quad_fit(const struct affine *f, struct quad *q)
     q->fit[PLAIN].b = -low;
 }
 
-static void quad_load(const struct affine *f, const struct fit_block *b, int first,
+static void quad_load(const struct affine *f, const float *x, const float *w, int first,
                       struct quad *q)
 {
-    fit_lanes_load(&q->l, b->x, b->w, f->size, first);
+    fit_lanes_load(&q->l, x, w, f->size, first);
     q->sum_w = q->sum_wx = splatv(0.0f);
     for (int i = 0; i < f->size; i++) {
         q->sum_w += q->l.w[i];
         q->sum_wx += q->l.w[i] * q->l.x[i];
     }
-    quad_fit(f, q);
+}
+
+static void quads_load(const struct affine *f, struct quad *q, const float *x, const float *w)
+{
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        quad_load(f, x, w, LANES * i, &q[i]);
+    }
 }
 
 /* Part 2: a common factor for the a (or b) of one solution: of those that put the largest near
@@ -204,7 +216,7 @@ static void try_near(const struct affine *f, struct quad *q, const struct scales
         f32v m = roundv(clampv(follow * inverse_m, 0.0f, f->scales));
         for (int j = -1; j <= 1; j++) {
             f32v try_m = clampv(m + (float)j, 0.0f, f->scales);
-            f32v e = error_at(f, q, try_a, try_m * sc->m.d);
+            f32v e = error_at(f, q, try_a, try_m * sc->m.d, *least);
             i32v better = e < *least;
             *least = selectv(better, e, *least);
             q->at.s = selectv(better, try_s, q->at.s);
@@ -222,7 +234,7 @@ static void try_all(const struct affine *f, struct quad *q, const struct scales 
     for (float s = 0.0f; s <= f->scales; s += 1.0f) {
         f32v try_a = splatv(s * sc->d.d), follow = b + (try_a - a) * q->slope;
         f32v m = roundv(clampv(follow * inverse_m, 0.0f, f->scales));
-        f32v e = error_at(f, q, try_a, m * sc->m.d);
+        f32v e = error_at(f, q, try_a, m * sc->m.d, *least);
         i32v better = e < *least;
         *least = selectv(better, e, *least);
         q->at.s = selectv(better, splatv(s), q->at.s);
@@ -342,6 +354,175 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
     return descend(f, b, q, n, sc, least);
 }
 
+/* ---- the reference's choice (quantization.md 3.1) as another candidate ---- */
+
+/* What its fit of LANES groups needs of the elements. */
+struct reference {
+    f32v rise[FIT_MAX_GROUP]; /* x less the lowest element, or less zero if that is lower */
+    f32v wx[FIT_MAX_GROUP];
+    f32v low, span, xx; /* xx: sum w x^2 */
+    i32v wide;          /* the span is not zero */
+};
+
+static void reference_load(const struct affine *f, const struct quad *q, struct reference *r)
+{
+    f32v high = q->l.x[0];
+    r->low = r->xx = splatv(0.0f);
+    for (int i = 0; i < f->size; i++) {
+        f32v x = q->l.x[i];
+        r->low = minv(x, r->low);
+        high = maxv(x, high);
+        r->wx[i] = q->l.w[i] * x;
+        r->xx += r->wx[i] * x;
+    }
+    for (int i = 0; i < f->size; i++) {
+        r->rise[i] = q->l.x[i] - r->low;
+    }
+    r->wide = high > r->low;
+    r->span = selectv(r->wide, high - r->low, splatv(1.0f));
+}
+
+/* Codes of one range and their sums. */
+static struct sums reference_codes(const struct affine *f, const struct quad *q,
+                                   const struct reference *r, f32v inverse, f32v *codes)
+{
+    struct sums s = {splatv(0.0f), splatv(0.0f), splatv(0.0f)};
+    f32v top = splatv(f->codes);
+    for (int i = 0; i < f->size; i++) {
+        f32v l = roundv(minv(r->rise[i] * inverse, top));
+        codes[i] = l;
+        s.l += q->l.w[i] * l;
+        s.ll += q->l.w[i] * (l * l);
+        s.xl += r->wx[i] * l;
+    }
+    return s;
+}
+
+/* Can a and b with the codes of s have less error than `best`, in any of the lanes? From the
+ * sums alone, so with the rounding errors of terms that cancel: those are at most a few hundred
+ * units in the last place of the terms without sign. */
+static bool reference_hope(const struct quad *q, const struct reference *r, struct sums s,
+                           f32v a, f32v b, i32v lanes, f32v best)
+{
+    f32v size = r->xx + a * a * s.ll + b * b * q->sum_w;
+    f32v e = size - 2.0f * (a * b * s.l + a * s.xl - b * q->sum_wx);
+    return anyv(lanes & (e - 2e-5f * size < best));
+}
+
+/* Its real-valued solutions: the range of the elements as it is, and least squares for the codes
+ * of 37 ranges around it. */
+static void reference_fit(const struct affine *f, const struct quad *q, f32v *best_a,
+                          f32v *best_b)
+{
+    struct reference r;
+    reference_load(f, q, &r);
+    f32v zero = splatv(0.0f), one = splatv(1.0f), best = splatv(1e30f);
+    *best_a = zero;
+    *best_b = -r.low;
+    for (int t = -1; t <= 36; t++) {
+        float range = t < 0 ? f->codes : f->codes - 0.9f + 0.05f * (float)t;
+        f32v inverse = range / r.span, a = one / inverse, b = -r.low, codes[FIT_MAX_GROUP];
+        struct sums s = reference_codes(f, q, &r, inverse, codes);
+        i32v valid = r.wide;
+        if (t >= 0) {
+            f32v det = q->sum_w * s.ll - s.l * s.l;
+            valid &= det > zero;
+            det = selectv(valid, det, one);
+            a = (q->sum_w * s.xl - q->sum_wx * s.l) / det;
+            b = (s.l * s.xl - s.ll * q->sum_wx) / det;
+            i32v below = b < zero;
+            a = selectv(below, s.xl / selectv(s.ll > zero, s.ll, one), a);
+            b = selectv(below, zero, b);
+        }
+        if (!reference_hope(q, &r, s, a, b, valid, best)) {
+            continue;
+        }
+        f32v e = zero;
+        for (int i = 0; i < f->size; i++) {
+            f32v v = a * codes[i] - b - q->l.x[i];
+            e += q->l.w[i] * v * v;
+        }
+        i32v better = valid & (e < best);
+        best = selectv(better, e, best);
+        *best_a = selectv(better, a, *best_a);
+        *best_b = selectv(better, b, *best_b);
+    }
+}
+
+/* d, dmin, s and m as the reference chooses them. */
+static struct scales reference_choice(const struct affine *f, const struct fit_block *b,
+                                      struct multiples *to)
+{
+    int groups = FIT_N / f->size, n = groups / LANES;
+    struct quad q[FIT_MAX_PARTS];
+    float w[FIT_N];
+    f32v value[16], weight[16], code[16]; /* lane 0: a of group g; lane 1: b */
+    fit_reference_weights(b, f->size == 16 ? 1.0f : 2.0f, w);
+    quads_load(f, q, b->x, w);
+    for (int g = 0; g < groups; g++) {
+        value[g] = weight[g] = splatv(0.0f);
+    }
+    for (int i = 0; i < n; i++) {
+        f32v real_a, real_b;
+        reference_fit(f, &q[i], &real_a, &real_b);
+        for (int v = 0; v < LANES; v++) {
+            int g = LANES * i + v;
+            value[g][0] = real_a[v];
+            value[g][1] = real_b[v];
+            weight[g][0] = weight[g][1] = q[i].sum_w[v];
+        }
+    }
+    f32v scale = positive_fit(groups, f->scales, value, weight, code);
+    for (int g = 0; g < groups; g++) {
+        to[g / LANES].s[g % LANES] = code[g][0];
+        to[g / LANES].m[g % LANES] = code[g][1];
+    }
+    return (struct scales){fit_scale_round(b, scale[0]), fit_scale_round(b, scale[1])};
+}
+
+/* Error of the block decoded with sc and at[], in the weights of q. */
+static float block_error(const struct affine *f, const struct quad *q,
+                         const struct multiples *at, const struct scales *sc)
+{
+    f32x4 sum = {0};
+    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
+        f32v a = at[i].s * sc->d.d, b = at[i].m * sc->m.d;
+        sum = add_lanes(sum, error_at(f, &q[i], a, b, splatv(0x1p126f)));
+    }
+    return sum4(sum);
+}
+
+/* Replaces the found solution where the reference's leaves less error in the plain weights, by
+ * what a descent from there finds if that is no worse. */
+static void try_reference(const struct affine *f, const struct fit_block *b, struct quad *q,
+                          struct scales *sc)
+{
+    int n = FIT_N / f->size / LANES;
+    struct quad plain[FIT_MAX_PARTS];
+    struct multiples ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS];
+    struct scales next = reference_choice(f, b, theirs);
+    quads_load(f, plain, b->x, b->plain);
+    save(ours, q, n);
+    float least = block_error(f, plain, theirs, &next);
+    if (!(least < block_error(f, plain, ours, sc))) {
+        return;
+    }
+    float w[FIT_N];
+    for (int i = 0; i < FIT_N; i++) { /* so that groups without importance follow, too */
+        w[i] = b->plain[i] + FIT_LEAST;
+    }
+    quads_load(f, q, b->x, w);
+    restore(q, theirs, n);
+    struct scales end = next;
+    descend(f, b, q, n, &end, block_error(f, q, theirs, &next));
+    save(ours, q, n);
+    bool better = block_error(f, plain, ours, &end) <= least;
+    restore(q, better ? ours : theirs, n);
+    *sc = better ? end : next;
+}
+
+/* ---- writing ---- */
+
 /* 6-bit scale and minimum of group g into 12 zeroed bytes (decode.c: set_scale_min6). Groups
  * 0..3 come first. */
 static void write_scale_min6(uint8_t *b, unsigned g, unsigned s, unsigned m)
@@ -402,9 +583,11 @@ bool k_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
                              : type == QT_Q4_K ? &AFFINE_Q4_K
                                                : &AFFINE_Q5_K;
     struct quad q[FIT_MAX_PARTS];
+    int n = FIT_N / f->size / LANES;
     f32x4 zeros = {0}; /* error of a block of zeros */
-    for (int i = 0; i < FIT_N / f->size / LANES; i++) {
-        quad_load(f, b, LANES * i, &q[i]);
+    quads_load(f, q, b->x, b->w);
+    for (int i = 0; i < n; i++) {
+        quad_fit(f, &q[i]);
         f32v e = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
             e += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
@@ -413,7 +596,11 @@ bool k_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     }
     struct scales sc = {0};
     if (!(search(f, b, q, &sc) < sum4(zeros))) {
-        return true;
+        sc = (struct scales){0};
+    }
+    try_reference(f, b, q, &sc);
+    if (((sc.d.bits | sc.m.bits) & 0x7FFF) == 0) {
+        return true; /* nothing is better than zeros */
     }
     write_block(type, f, q, &sc, out);
     return sc.d.clipped || sc.m.clipped;
