@@ -11,63 +11,23 @@
  * (its lower envelope, nearly); everything after that - the common f16 scale, the 4-bit scales,
  * least squares, choosing again - works on these few lines without looking at elements.
  *
+ * Last, the block is compared with the one that the reference's search finds
+ * (encode_iq_reference.h), in untilted weights: none that we write is worse.
+ *
  * Lane v of every f32x4 belongs to vector v of a group of 32. Groups are scaled together (all
  * four lanes) or in halves (IQ2_XS: lanes 0-1 and 2-3); `fold` is the only place that knows.
  * Entry order of the loops is fixed, ties go to a fixed side: same input, same bytes. */
 #include "quant/encode_iq.h"
 
 #include <math.h>
-#include <pthread.h>
-#include <stdalign.h>
 
 #include "base/num.h"
-#include "quant/encode_lanes.h"
-#include "quant/formats.h"
-#include "quant/tables.h"
+#include "quant/encode_iq_grid.h"
+#include "quant/encode_iq_reference.h"
 
 #define REGAIN_MIN 0.75f
 
-enum {
-    MAX_ENTRIES = 512,
-    GROUPS = FIT_N / 32,
-    MAX_LINES = 24,
-    D_STEPS = 20,
-    REFITS = 3,
-};
-
-/* A grid transposed: level[j][k] is element j of entry k, square[j][k] its square. */
-struct grid {
-    int entries, length; /* length: elements of an entry, 8 or 4 */
-    int lines;           /* scales tried per vector ... */
-    float first, ratio;  /* ... in units of max|x| / largest level: first, first * ratio, ... */
-    float unit;          /* element = d * unit * (2 s + 1) * level */
-    bool halves;         /* one scale per 16 elements instead of 32 */
-    float top;           /* largest level */
-    alignas(32) float level[8][MAX_ENTRIES], square[8][MAX_ENTRIES];
-};
-
-static struct grid grid_iq2_xxs = {256, 8, 14, 1.6f, 0.86f, 0.125f, .halves = false};
-static struct grid grid_iq2_xs = {512, 8, 14, 1.6f, 0.86f, 0.125f, .halves = true};
-static struct grid grid_iq3_xxs = {256, 4, 24, 1.6f, 0.93f, 0.25f, .halves = false};
-
-static void grid_build(struct grid *g, const uint8_t *table)
-{
-    for (int k = 0; k < g->entries; k++) {
-        for (int j = 0; j < g->length; j++) {
-            float v = table[k * g->length + j];
-            g->level[j][k] = v;
-            g->square[j][k] = v * v;
-            g->top = v > g->top ? v : g->top;
-        }
-    }
-}
-
-static void grids_build(void)
-{
-    grid_build(&grid_iq2_xxs, quant_grid_iq2_xxs[0]);
-    grid_build(&grid_iq2_xs, quant_grid_iq2_xs[0]);
-    grid_build(&grid_iq3_xxs, quant_grid_iq3_xxs[0]);
-}
+enum { GROUPS = FIT_N / 32, MAX_LINES = 24, D_STEPS = 20, REFITS = 3 };
 
 /* Eight elements as the search sees them. */
 struct vector {
@@ -75,12 +35,6 @@ struct vector {
     float w[8];
     unsigned minus; /* sign bits */
     bool odd;       /* their parity */
-};
-
-/* The lines of all entries of a grid for one vector (or half of one): P with right signs, P
- * with the cheapest sign wrong, and Q. */
-struct lines {
-    alignas(32) float p[MAX_ENTRIES], p_wrong[MAX_ENTRIES], q[MAX_ENTRIES];
 };
 
 /* What a group keeps: per lane the lines found, and the entries they belong to (IQ3_XXS: the
@@ -110,42 +64,6 @@ static void vector_load(struct vector *v, const float *x, const float *w)
         parity ^= minus;
     }
     v->odd = parity != 0;
-}
-
-/* All lines of elements [from, from + length). Inlined with constant length and wrong. */
-static inline void lines_fill(const struct grid *g, int length, bool wrong, const float *x,
-                              const float *w, struct lines *out)
-{
-    f32v wx[8], ww[8];
-    for (int j = 0; j < length; j++) {
-        wx[j] = splatv(2.0f * w[j] * x[j]);
-        ww[j] = splatv(w[j]);
-    }
-    for (int k = 0; k < g->entries; k += LANES) {
-        f32v p = wx[0] * loadv(&g->level[0][k]), q = ww[0] * loadv(&g->square[0][k]);
-        f32v least = p;
-        for (int j = 1; j < length; j++) {
-            f32v t = wx[j] * loadv(&g->level[j][k]);
-            p += t;
-            q += ww[j] * loadv(&g->square[j][k]);
-            least = wrong ? minv(least, t) : least;
-        }
-        storev(out->p + k, p);
-        storev(out->q + k, q);
-        if (wrong) {
-            storev(out->p_wrong + k, p - (least + least));
-        }
-    }
-}
-
-static void lines_build(const struct grid *g, bool wrong, const float *x, const float *w,
-                        struct lines *out)
-{
-    if (g->length == 8) {
-        wrong ? lines_fill(g, 8, true, x, w, out) : lines_fill(g, 8, false, x, w, out);
-    } else {
-        wrong ? lines_fill(g, 4, true, x, w, out) : lines_fill(g, 4, false, x, w, out);
-    }
 }
 
 /* The lowest line at scale a. The entry number rides in the nine low bits of the value, which
@@ -207,9 +125,9 @@ static void find_lines(const struct grid *g, struct group *gr, int i, float top)
 {
     const struct vector *v = &gr->v[i];
     struct lines h[2];
-    lines_build(g, v->odd, v->x, v->w, &h[0]);
+    lines_build(g, &g->real, v->odd, v->x, v->w, &h[0]);
     if (g->length == 4) {
-        lines_build(g, v->odd, v->x + 4, v->w + 4, &h[1]);
+        lines_build(g, &g->real, v->odd, v->x + 4, v->w + 4, &h[1]);
     }
     const float *p = v->odd ? h[0].p_wrong : h[0].p;
     float a = top;
@@ -360,33 +278,6 @@ static float refit(const struct grid *g, const struct choice *c)
     return 0.5f * sum4(a) / sum4(b);
 }
 
-/* Least squares makes a block too quiet: what it decodes to, projected on what it stands for, is
- * short by the relative squared error, a tenth at 2 bits. In products of gate, up and down these
- * shares add up, and a change in one direction costs a model far more than noise of the same
- * energy (measured: docs/quality.md). So the scale of a finished block goes three quarters of the
- * way (in the exponent) to where sum w x decoded = sum w x^2; the whole way would cost more
- * squared error than the reference has on some rows. A block that falls shorter than
- * REGAIN_MIN, as sparse ones do, has lost single elements, which no scale brings back: it stays
- * with least squares. */
-static float regain(const struct grid *g, const struct fit_block *b, const struct choice *c,
-                    float d)
-{
-    f32x4 a = splat4(0.0f), x2 = a;
-    for (int i = 0; i < GROUPS; i++) {
-        a += c[i].c * g->unit * c[i].p;
-    }
-    for (int i = 0; i < FIT_N; i += 4) {
-        f32x4 x = load4(b->x + i);
-        x2 += load4(b->w + i) * x * x;
-    }
-    float gain = 0.5f * d * sum4(a) / sum4(x2);
-    if (!(gain > REGAIN_MIN && gain < 1.0f)) {
-        return d;
-    }
-    float half = sqrtf(gain);
-    return d / (half * sqrtf(half));
-}
-
 /* The whole search of a block: a scale, then choices and least squares in turn while that
  * helps. The error is relative to a block of zeros, so a positive one means: write zeros. */
 static float search(const struct grid *g, const struct fit_block *b, const struct group *gr,
@@ -412,35 +303,146 @@ static float search(const struct grid *g, const struct fit_block *b, const struc
     return least;
 }
 
-/* Sign bits as stored: if their number is odd, the cheapest one for the chosen entry is wrong.
- */
-static unsigned stored_signs(const struct grid *g, const struct vector *v, unsigned entry)
+/* Sign bits of a vector; if their number is odd, the cheapest one for the entry is wrong. */
+static unsigned even_signs(const struct grid *g, const struct vector *v, unsigned entry)
 {
     if (!v->odd) {
-        return v->minus & 127;
+        return v->minus;
     }
     float least = 0x1p126f;
     unsigned wrong = 0;
     for (unsigned j = 0; j < 8; j++) {
-        unsigned k = g->length == 8 ? entry : entry >> 8 * (j / 4) & 255;
-        float cost = 2.0f * v->w[j] * v->x[j] * g->level[g->length == 8 ? j : j % 4][k];
+        unsigned k = entry_part(g, entry, (int)j);
+        float cost = 2.0f * v->w[j] * v->x[j] * g->real.level[j % (unsigned)g->length][k];
         if (cost < least) {
             least = cost;
             wrong = j;
         }
     }
-    return (v->minus ^ 1u << wrong) & 127;
+    return v->minus ^ 1u << wrong;
 }
 
-/* Group i of a block: see decode_iq.c. */
-static void write_group(uint32_t type, const struct grid *g, int i, const struct group *gr,
-                        const struct choice *c, uint8_t *out)
+static void solution_set(const struct grid *g, const struct group *gr, const struct choice *c,
+                         struct solution *out)
 {
-    uint32_t signs[4], entry[4],
-        s[2] = {((uint32_t)c->c[0] - 1) / 2, ((uint32_t)c->c[2] - 1) / 2};
+    for (int v = 0; v < FIT_N / 8; v++) {
+        const struct group *from = &gr[v / 4];
+        const struct choice *chosen = &c[v / 4];
+        out->entry[v] = from->entry[chosen->line[v % 4]][v % 4];
+        out->minus[v] = (uint8_t)even_signs(g, &from->v[v % 4], out->entry[v]);
+        out->s[v / 2] = (uint8_t)(((int)chosen->c[v % 4] - 1) / 2);
+    }
+}
+
+/* ---- the scale of a finished block, and the reference's block as another candidate ---- */
+
+/* A block of given entries, signs and s as a function of d: the untilted error is
+ * xx - 2 d xu + d^2 uu; wxu and wxx are the sums with tilted weights. */
+struct finished {
+    double xx, xu, uu, wxu, wxx;
+};
+
+static struct finished finish(const struct grid *g, const struct fit_block *b,
+                              const struct solution *sol)
+{
+    struct finished f = {0};
+    for (int v = 0; v < FIT_N / 8; v++) {
+        float scale = g->unit * (float)(2 * sol->s[v / 2] + 1);
+        for (int j = 0; j < 8; j++) {
+            unsigned k = entry_part(g, sol->entry[v], j);
+            float u = scale * g->real.level[j % g->length][k];
+            double x = (double)b->x[8 * v + j], p = (double)b->plain[8 * v + j];
+            double signed_u = sol->minus[v] >> j & 1 ? -(double)u : (double)u;
+            double w = (double)b->w[8 * v + j];
+            f.xx += p * x * x;
+            f.xu += p * x * signed_u;
+            f.uu += p * signed_u * signed_u;
+            f.wxu += w * x * signed_u;
+            f.wxx += w * x * x;
+        }
+    }
+    return f;
+}
+
+static double finished_error(const struct finished *f, double d)
+{
+    return f->xx - d * (2 * f->xu - d * f->uu);
+}
+
+/* Least squares makes a block too quiet: what it decodes to, projected on what it stands for, is
+ * short by the relative squared error, a tenth at 2 bits. In products of gate, up and down these
+ * shares add up, and a change in one direction costs a model far more than noise of the same
+ * energy (measured: docs/quality.md). So the scale of a finished block goes three quarters of the
+ * way (in the exponent) to where sum w x decoded = sum w x^2; the whole way would cost more
+ * squared error than the reference has on some rows. A block that falls shorter than
+ * REGAIN_MIN, as sparse ones do, has lost single elements, which no scale brings back: it stays
+ * with least squares. */
+static float regain(const struct finished *f, float d)
+{
+    float gain = d * (float)(f->wxu / f->wxx);
+    if (!(gain > REGAIN_MIN && gain < 1.0f)) {
+        return d;
+    }
+    float half = sqrtf(gain);
+    return d / (half * sqrtf(half));
+}
+
+/* The scale nearest to `want` with which the error is at most `limit`; bits 0 if none is found. */
+static struct fit_scale scale_within(const struct fit_block *b, const struct finished *f,
+                                     float want, double limit)
+{
+    struct fit_scale s = fit_scale_round(b, want);
+    if (finished_error(f, (double)s.d) <= limit) {
+        return s;
+    }
+    double best = f->uu > 0 ? f->xu / f->uu : 0, spare = limit - finished_error(f, best);
+    if (spare >= 0) {
+        double reach = sqrt(spare / f->uu);
+        s = fit_scale_round(b, (float)(best + ((double)want < best ? -reach : reach)));
+        if (finished_error(f, (double)s.d) <= limit) {
+            return s;
+        }
+        s = fit_scale_round(b, (float)best); /* f16 has no value so near the limit */
+        if (finished_error(f, (double)s.d) <= limit) {
+            return s;
+        }
+    }
+    return (struct fit_scale){0};
+}
+
+/* Decides between a found solution at scale *d (0: none) and the reference's: *sol and *d become
+ * what has no more untilted error than the reference's and, under that condition, is as loud as
+ * regain() wants it. */
+static void try_reference(const struct grid *g, const struct fit_block *b, struct solution *sol,
+                          struct fit_scale *d)
+{
+    struct solution theirs;
+    struct fit_scale their_d = reference_search(g, b, &theirs), s = {0};
+    struct finished their = finish(g, b, &theirs);
+    double limit = finished_error(&their, (double)their_d.d);
+    if ((d->bits & 0x7FFF) != 0) {
+        struct finished our = finish(g, b, sol);
+        s = scale_within(b, &our, regain(&our, d->d), limit);
+        s.clipped = d->clipped;
+    }
+    if ((s.bits & 0x7FFF) == 0 && limit < their.xx) {
+        *sol = theirs;
+        s = scale_within(b, &their, regain(&their, (float)(their.xu / their.uu)), limit);
+        s = (s.bits & 0x7FFF) != 0 ? s : their_d;
+        s.clipped = their_d.clipped;
+    }
+    *d = s;
+}
+
+/* ---- writing ---- */
+
+/* Group i of a block: see decode_iq.c. */
+static void write_group(uint32_t type, int i, const struct solution *sol, uint8_t *out)
+{
+    const uint16_t *entry = sol->entry + 4 * i;
+    uint32_t signs[4], s[2] = {sol->s[2 * i], sol->s[2 * i + 1]};
     for (int v = 0; v < 4; v++) {
-        entry[v] = gr->entry[c->line[v]][v];
-        signs[v] = stored_signs(g, &gr->v[v], entry[v]);
+        signs[v] = sol->minus[4 * i + v] & 127;
     }
     uint32_t word = signs[0] | signs[1] << 7 | signs[2] << 14 | signs[3] << 21 | s[0] << 28;
     uint8_t *p = out + 2 + 8 * i;
@@ -450,7 +452,7 @@ static void write_group(uint32_t type, const struct grid *g, int i, const struct
         } else if (type == QT_IQ2_XS) {
             store_le16(p + 2 * v, (uint16_t)(entry[v] | signs[v] << 9));
         } else {
-            store_le16(p + 2 * v, (uint16_t)entry[v]);
+            store_le16(p + 2 * v, entry[v]);
         }
     }
     if (type == QT_IQ2_XXS) {
@@ -464,24 +466,26 @@ static void write_group(uint32_t type, const struct grid *g, int i, const struct
 
 bool iq_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, grids_build);
-    const struct grid *g = type == QT_IQ2_XXS  ? &grid_iq2_xxs
-                           : type == QT_IQ2_XS ? &grid_iq2_xs
-                                               : &grid_iq3_xxs;
+    const struct grid *g = grid_of(type);
     struct group gr[GROUPS];
     struct choice c[GROUPS];
+    struct solution sol;
     struct fit_scale scale;
     for (int i = 0; i < GROUPS; i++) {
         group_load(g, b, 32 * i, &gr[i]);
     }
-    if (!(search(g, b, gr, &scale, c) < 0.0f)) {
-        return true; /* the caller has filled the block with zeros */
+    if (search(g, b, gr, &scale, c) < 0.0f) {
+        solution_set(g, gr, c, &sol);
+    } else {
+        scale = (struct fit_scale){0};
     }
-    struct fit_scale final = fit_scale_round(b, regain(g, b, c, scale.d));
-    store_le16(out, final.clipped ? scale.bits : final.bits);
+    try_reference(g, b, &sol, &scale);
+    if ((scale.bits & 0x7FFF) == 0) {
+        return true; /* nothing is better than zeros: the caller has written those */
+    }
+    store_le16(out, scale.bits);
     for (int i = 0; i < GROUPS; i++) {
-        write_group(type, g, i, &gr[i], &c[i], out);
+        write_group(type, i, &sol, out);
     }
     return scale.clipped;
 }
