@@ -39,10 +39,10 @@ static inline f32v positive_fit(int n, float top, const f32v *x, const f32v *w, 
         max = maxv(x[i], max);
     }
     i32v usable = max >= splatv(1e-15f);
-    f32v unit = splatv(1.0f) / selectv(usable, max, splatv(1.0f));
+    f32v divisor = selectv(usable, max, splatv(1.0f));
     for (int k = 0; k < TRIALS; k++) { /* the plain range first, then -0.4 .. 0.4 around it */
         float range = k == 0 ? top : top + 0.1f * (float)(k - 5);
-        f32v r = range * unit, scale = splatv(1.0f) / r, e = zero;
+        f32v r = splatv(range) / divisor, scale = splatv(1.0f) / r, e = zero;
         for (int i = 0; i < n; i++) {
             f32v v = x[i] - scale * roundv(clampv(r * x[i], 0.0f, top));
             e += w[i] * v * v;

@@ -286,58 +286,63 @@ static float block_error(const struct symmetric *f, const struct quad *q, int n,
     return sum4(sum);
 }
 
-/* The reference's real scales: of some ranges around the element of largest magnitude the one
- * that explains most. */
-static void reference_fit(const struct symmetric *f, struct quad *q)
+/* What it takes for one scale and its codes: of some ranges around the element of largest magnitude
+ * the one that explains most. Where that element is alone in its group, all ranges explain the same,
+ * and the order in which they are looked at decides: ascending, or first the range that reaches
+ * that element exactly. Both are in use, so both are tried. */
+enum { ASCENDING, EXACT_FIRST, ORDERS };
+struct reference {
+    f32v scale[ORDERS], inverse[ORDERS]; /* codes are those of x * inverse */
+};
+
+enum { REFERENCE_REACH = 9, REFERENCE_TRIALS = 2 * REFERENCE_REACH + 1 };
+
+/* One look at a range: takes it if it explains more than what was taken before. */
+static void reference_take(struct reference *r, int order, f32v xl, f32v ll, f32v inverse,
+                           f32v *best)
 {
-    f32v gain = splatv(0.0f), extreme = gain;
-    for (int i = 0; i < f->size; i++) {
-        f32v x = q->l.x[i];
-        extreme = selectv(maxv(x, -x) > maxv(extreme, -extreme), x, extreme);
-    }
-    int reach = f->iq4 ? 7 : 9;
-    float step = f->iq4 ? 1.0f : 0.1f;
-    f32v inverse = inversev(extreme);
-    q->a = q->ll = splatv(0.0f);
-    for (int t = -reach; t <= reach; t++) {
-        consider(f, q, inverse * (f->low + step * (float)t), &gain);
-    }
+    i32v better = (ll > splatv(0.0f)) & (xl * xl > *best * ll);
+    f32v safe = selectv(better, ll, splatv(1.0f)), scale = xl / safe;
+    f32v gain = order == ASCENDING ? xl * xl / safe : scale * xl; /* as either rounds it */
+    *best = selectv(better, gain, *best);
+    r->scale[order] = selectv(better, scale, r->scale[order]);
+    r->inverse[order] = selectv(better, inverse, r->inverse[order]);
 }
 
-/* The reference's d for the real scales, and s[]. IQ4_XS: the largest becomes -32. The others:
- * the fit of the groups once more, over the scales, each with the weight of its group. */
-static float reference_factor(const struct symmetric *f, const struct quad *q, int n, f32v *s)
+/* n elements x with weights w in each lane; levels low .. high, or the IQ4 ones. */
+static void reference_fit(const struct symmetric *f, bool iq4, float low, float high, int n,
+                          const f32v *x, const f32v *w, struct reference *r)
 {
-    float extreme = 0.0f, best = 0.0f, d = 0.0f;
-    f32v weight[FIT_MAX_PARTS];
+    const struct symmetric range = {.low = low, .high = high};
+    f32v zero = splatv(0.0f), extreme = zero, xl[REFERENCE_TRIALS], ll[REFERENCE_TRIALS];
+    f32v inverse[REFERENCE_TRIALS];
     for (int i = 0; i < n; i++) {
-        for (int v = 0; v < LANES; v++) {
-            float a = q[i].a[v], size = a < 0 ? -a : a;
-            extreme = size > (extreme < 0 ? -extreme : extreme) ? a : extreme;
-        }
-        s[i] = weight[i] = splatv(0.0f);
-        for (int j = 0; j < f->size; j++) {
-            weight[i] += q[i].l.w[j];
-        }
+        extreme = selectv(maxv(x[i], -x[i]) > maxv(extreme, -extreme), x[i], extreme);
     }
-    int reach = f->iq4 ? 0 : 9;
-    for (int t = -reach; extreme != 0.0f && t <= reach; t++) {
-        float inverse = (f->scale_low + 0.1f * (float)t) / extreme;
-        f32v c[FIT_MAX_PARTS];
-        f32x4 xl = {0}, ll = {0};
+    i32v usable = (extreme > splatv(1e-20f)) | (extreme < splatv(-1e-20f));
+    f32v divisor = selectv(usable, extreme, splatv(1.0f));
+    int reach = iq4 ? 7 : REFERENCE_REACH, trials = 2 * reach + 1;
+    for (int t = 0; t < trials; t++) {
+        float k = iq4 ? low + (float)(t - reach) : -(-low + 0.1f * (float)(t - reach));
+        inverse[t] = splatv(k) / divisor;
+        xl[t] = ll[t] = zero;
         for (int i = 0; i < n; i++) {
-            c[i] = roundv(clampv(q[i].a * inverse, f->scale_low, f->scale_high));
-            xl = add_lanes(xl, weight[i] * q[i].a * c[i]);
-            ll = add_lanes(ll, weight[i] * c[i] * c[i]);
+            f32v level = level4(&range, iq4, inverse[t] * x[i]);
+            xl[t] += w[i] * x[i] * level;
+            ll[t] += w[i] * (level * level);
         }
-        float sum_xl = sum4(xl), sum_ll = sum4(ll);
-        if (sum_ll > 0.0f && sum_xl * sum_xl > best * sum_ll) {
-            best = sum_xl * sum_xl / sum_ll;
-            d = f->iq4 ? extreme / f->scale_low : sum_xl / sum_ll;
-            memcpy(s, c, (size_t)n * sizeof *c);
+        ll[t] = selectv(usable, ll[t], zero);
+    }
+    for (int order = 0; order < (f->iq4 ? 1 : ORDERS); order++) {
+        f32v best = zero;
+        r->scale[order] = r->inverse[order] = zero;
+        if (order == EXACT_FIRST) {
+            reference_take(r, order, xl[reach], ll[reach], inverse[reach], &best);
+        }
+        for (int t = 0; t < trials; t++) {
+            reference_take(r, order, xl[t], ll[t], inverse[t], &best);
         }
     }
-    return d;
 }
 
 static void load_lanes(const struct symmetric *f, struct quad *q, int n, const float *x,
@@ -348,19 +353,71 @@ static void load_lanes(const struct symmetric *f, struct quad *q, int n, const f
     }
 }
 
-/* d and s[] as the reference chooses them. Its weights lack the least weight that ours have: an
- * element far above the rest that has no importance then leaves the other groups alone. */
-static float reference_choice(const struct symmetric *f, const struct fit_block *b, int n,
-                              f32v *s)
+/* A reference's solution. */
+struct candidate {
+    float d;
+    f32v s[FIT_MAX_PARTS];
+};
+
+/* d and s of IQ4_XS for real scales: the largest becomes -32. */
+static void iq4_factor(const struct symmetric *f, int n, const struct reference *r,
+                       struct candidate *c)
+{
+    float extreme = 0.0f;
+    for (int i = 0; i < n; i++) {
+        for (int v = 0; v < LANES; v++) {
+            float a = r[i].scale[ASCENDING][v];
+            extreme = fabsf(a) > fabsf(extreme) ? a : extreme;
+        }
+    }
+    float inverse = extreme != 0.0f ? f->scale_low / extreme : 0.0f;
+    for (int i = 0; i < n; i++) {
+        f32v s = clampv(r[i].scale[ASCENDING] * inverse, f->scale_low, f->scale_high);
+        c->s[i] = roundv(s);
+    }
+    c->d = extreme / f->scale_low;
+}
+
+/* The candidates of the reference; returns how many. Its weights lack the least weight that ours
+ * have: an element far above the rest that has no importance then leaves the other groups
+ * alone. */
+static int reference_choices(const struct symmetric *f, const struct fit_block *b, int n,
+                             struct candidate *c)
 {
     struct quad q[FIT_MAX_PARTS];
+    struct reference r[FIT_MAX_PARTS], over;
     float w[FIT_N];
+    f32v scale[16], weight[16]; /* lane o: real scale of group g in order o */
     fit_reference_weights(b, 2.0f, w);
     load_lanes(f, q, n, b->x, w);
     for (int i = 0; i < n; i++) {
-        reference_fit(f, &q[i]);
+        f32v sum = splatv(0.0f);
+        for (int j = 0; j < f->size; j++) {
+            sum += q[i].l.w[j];
+        }
+        reference_fit(f, f->iq4, f->low, f->high, f->size, q[i].l.x, q[i].l.w, &r[i]);
+        for (int v = 0; !f->iq4 && v < LANES; v++) {
+            int g = LANES * i + v;
+            scale[g] = splatv(0.0f);
+            weight[g] = splatv(sum[v]);
+            scale[g][ASCENDING] = r[i].scale[ASCENDING][v];
+            scale[g][EXACT_FIRST] = r[i].scale[EXACT_FIRST][v];
+        }
     }
-    return reference_factor(f, q, n, s);
+    if (f->iq4) {
+        iq4_factor(f, n, r, c);
+        return 1;
+    }
+    reference_fit(f, false, f->scale_low, f->scale_high, 16, scale, weight, &over);
+    for (int order = 0; order < ORDERS; order++) {
+        c[order].d = over.scale[order][order];
+        f32v inverse = splatv(over.inverse[order][order]);
+        for (int g = 0; g < 16; g++) {
+            f32v s = roundv(clampv(inverse * scale[g], f->scale_low, f->scale_high));
+            c[order].s[g / LANES][g % LANES] = s[order];
+        }
+    }
+    return ORDERS;
 }
 
 /* Replaces the found scales where the reference's leave less error in the plain weights, or
@@ -369,27 +426,37 @@ static void try_reference(const struct symmetric *f, const struct fit_block *b, 
                           struct fit_scale *scale)
 {
     int n = FIT_N / f->size / LANES;
-    float w[FIT_N];
+    struct candidate c[ORDERS];
     struct quad plain[FIT_MAX_PARTS], from[FIT_MAX_PARTS];
-    f32v ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
-    struct fit_scale next = fit_scale_round(b, reference_choice(f, b, n, theirs));
+    f32v best[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
+    int count = reference_choices(f, b, n, c), taken = -1;
     load_lanes(f, plain, n, b->x, b->plain);
-    save(ours, q, n);
-    float least = block_error(f, plain, n, theirs, next.d);
-    if (!(least < block_error(f, plain, n, ours, scale->d))) {
+    save(best, q, n);
+    float least = block_error(f, plain, n, best, scale->d);
+    for (int k = 0; k < count; k++) {
+        struct fit_scale next = fit_scale_round(b, c[k].d);
+        float e = block_error(f, plain, n, c[k].s, next.d);
+        if (e < least) {
+            least = e;
+            *scale = next;
+            taken = k;
+        }
+    }
+    if (taken < 0) {
         return;
     }
+    float w[FIT_N];
     for (int i = 0; i < FIT_N; i++) { /* so that groups without importance follow, too */
         w[i] = b->plain[i] + FIT_LEAST;
     }
     load_lanes(f, from, n, b->x, w);
-    restore(from, theirs, n);
-    struct fit_scale end = next;
-    descend(f, b, from, &end, block_error(f, from, n, theirs, next.d));
+    restore(from, c[taken].s, n);
+    struct fit_scale end = *scale;
+    descend(f, b, from, &end, block_error(f, from, n, c[taken].s, scale->d));
     save(lower, from, n);
     bool better = block_error(f, plain, n, lower, end.d) <= least;
-    restore(q, better ? lower : theirs, n);
-    *scale = better ? end : next;
+    restore(q, better ? lower : c[taken].s, n);
+    *scale = better ? end : *scale;
 }
 
 /* ---- writing ---- */
