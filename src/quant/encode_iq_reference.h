@@ -57,7 +57,8 @@ static void cell_load(const struct grid *g, const float *x, const float *w, stru
 /* Number of the tuple that the elements round to at inverse scale r. */
 static int cell_tuple(const struct grid *g, const struct cell *c, float r)
 {
-    static const f32x4 three[2] = {{1, 3, 9, 27}, {81, 243, 729, 2187}}, eight = {1, 8, 64, 512};
+    static const f32x4 three[2] = {{1, 3, 9, 27}, {81, 243, 729, 2187}},
+                       eight = {1, 8, 64, 512};
     float top = (float)(g->n_levels - 1);
     f32x4 low = round4(clamp4(0.5f * (r * c->x[0] - 1.0f), 0.0f, top));
     if (g->length == 4) {
@@ -132,7 +133,8 @@ static float reference_group(const struct grid *g, const struct cell *c, int n, 
 {
     bool two = g->n_levels == 3;
     int reach = two ? 6 : 15, trials = 2 * reach + 1, best = -1;
-    float r[REFERENCE_MAX_TRIALS], xq[REFERENCE_MAX_TRIALS] = {0}, qq[REFERENCE_MAX_TRIALS] = {0};
+    float r[REFERENCE_MAX_TRIALS], xq[REFERENCE_MAX_TRIALS] = {0},
+                                   qq[REFERENCE_MAX_TRIALS] = {0};
     uint16_t trial[REFERENCE_MAX_CELLS][REFERENCE_MAX_TRIALS];
     for (int t = 0; t < trials; t++) {
         float steps = (float)(2 * g->n_levels - 1);
@@ -208,8 +210,8 @@ static struct fit_scale reference_search(const struct grid *g, const struct fit_
         out->s[i] = (uint8_t)(s > 0.0f ? (s < 15.0f ? s : 15.0f) + 0.5f : 0.0f);
     }
     for (int v = 0; v < FIT_N / 8; v++) {
-        out->entry[v] = g->length == 8 ? entry[v]
-                                       : (uint16_t)(entry[2 * v] | entry[2 * v + 1] << 8);
+        out->entry[v] =
+            g->length == 8 ? entry[v] : (uint16_t)(entry[2 * v] | entry[2 * v + 1] << 8);
     }
     return d;
 }

@@ -51,7 +51,7 @@ struct quad {
     struct fit fit[N_SOLUTIONS];
     struct multiples {
         f32v s, m;
-    } at;        /* the present choice ... */
+    } at;       /* the present choice ... */
     f32v slope; /* ... and its slope */
 };
 
@@ -559,7 +559,8 @@ static void write_block(uint32_t type, const struct affine *f, const struct quad
     store_le16(head, sc->d.bits);
     store_le16(head + 2, sc->m.bits);
     for (unsigned g = 0; g < FIT_N / (unsigned)f->size; g++) {
-        unsigned s = (unsigned)q[g / LANES].at.s[g % LANES], m = (unsigned)q[g / LANES].at.m[g % LANES];
+        unsigned s = (unsigned)q[g / LANES].at.s[g % LANES],
+                 m = (unsigned)q[g / LANES].at.m[g % LANES];
         if (type == QT_Q2_K) {
             out[g] = (uint8_t)(s | m << 4);
         } else {

@@ -57,51 +57,51 @@ typedef i32x4 i32v;
  * anyN: is the comparison true in any lane?
  * roundN: nearest integer, ties to even, of |v| < 2^22: the float adder rounds at the unit;
  * inverseN: 1 / v, and 0 where v is practically 0: a group with scale 0 gets codes 0. */
-#define LANE_FUNCTIONS(N, vec, ivec, MIN, MAX, SELECT, ANY)                                    \
-    static inline vec load##N(const float *p)                                                  \
-    {                                                                                          \
-        vec v;                                                                                 \
-        memcpy(&v, p, sizeof v);                                                               \
-        return v;                                                                              \
-    }                                                                                          \
-    static inline void store##N(float *p, vec v)                                               \
-    {                                                                                          \
-        memcpy(p, &v, sizeof v);                                                               \
-    }                                                                                          \
-    static inline vec splat##N(float v)                                                        \
-    {                                                                                          \
-        return v - (vec){0};                                                                   \
-    }                                                                                          \
-    static inline vec select##N(ivec mask, vec a, vec b)                                       \
-    {                                                                                          \
-        return SELECT(mask, a, b);                                                             \
-    }                                                                                          \
-    static inline vec min##N(vec a, vec b)                                                     \
-    {                                                                                          \
-        return MIN(a, b);                                                                      \
-    }                                                                                          \
-    static inline vec max##N(vec a, vec b)                                                     \
-    {                                                                                          \
-        return MAX(a, b);                                                                      \
-    }                                                                                          \
-    static inline bool any##N(ivec mask)                                                       \
-    {                                                                                          \
-        return ANY(mask);                                                                      \
-    }                                                                                          \
-    static inline vec round##N(vec v)                                                          \
-    {                                                                                          \
-        const vec magic = splat##N(0x1.8p23f);                                                 \
-        return (v + magic) - magic;                                                            \
-    }                                                                                          \
-    static inline vec clamp##N(vec v, float low, float high)                                   \
-    {                                                                                          \
-        return min##N(max##N(v, splat##N(low)), splat##N(high));                               \
-    }                                                                                          \
-    static inline vec inverse##N(vec v)                                                        \
-    {                                                                                          \
-        const vec one = splat##N(1.0f);                                                        \
-        ivec usable = (v > 1e-20f * one) | (v < -1e-20f * one);                                \
-        return select##N(usable, one / select##N(usable, v, one), 0.0f * one);                 \
+#define LANE_FUNCTIONS(N, vec, ivec, MIN, MAX, SELECT, ANY)                    \
+    static inline vec load##N(const float *p)                                  \
+    {                                                                          \
+        vec v;                                                                 \
+        memcpy(&v, p, sizeof v);                                               \
+        return v;                                                              \
+    }                                                                          \
+    static inline void store##N(float *p, vec v)                               \
+    {                                                                          \
+        memcpy(p, &v, sizeof v);                                               \
+    }                                                                          \
+    static inline vec splat##N(float v)                                        \
+    {                                                                          \
+        return v - (vec){0};                                                   \
+    }                                                                          \
+    static inline vec select##N(ivec mask, vec a, vec b)                       \
+    {                                                                          \
+        return SELECT(mask, a, b);                                             \
+    }                                                                          \
+    static inline vec min##N(vec a, vec b)                                     \
+    {                                                                          \
+        return MIN(a, b);                                                      \
+    }                                                                          \
+    static inline vec max##N(vec a, vec b)                                     \
+    {                                                                          \
+        return MAX(a, b);                                                      \
+    }                                                                          \
+    static inline bool any##N(ivec mask)                                       \
+    {                                                                          \
+        return ANY(mask);                                                      \
+    }                                                                          \
+    static inline vec round##N(vec v)                                          \
+    {                                                                          \
+        const vec magic = splat##N(0x1.8p23f);                                 \
+        return (v + magic) - magic;                                            \
+    }                                                                          \
+    static inline vec clamp##N(vec v, float low, float high)                   \
+    {                                                                          \
+        return min##N(max##N(v, splat##N(low)), splat##N(high));               \
+    }                                                                          \
+    static inline vec inverse##N(vec v)                                        \
+    {                                                                          \
+        const vec one = splat##N(1.0f);                                        \
+        ivec usable = (v > 1e-20f * one) | (v < -1e-20f * one);                \
+        return select##N(usable, one / select##N(usable, v, one), 0.0f * one); \
     }
 
 LANE_FUNCTIONS(4, f32x4, i32x4, LANES_MIN4, LANES_MAX4, LANES_SELECT4, LANES_ANY4)
@@ -154,7 +154,8 @@ static inline void fit_lanes_load(struct fit_lanes *l, const float *x, const flo
                                   int group_size, int first)
 {
     for (int v = 0; v < LANES; v++) {
-        const float *from = x + group_size * (first + v), *weight = w + group_size * (first + v);
+        const float *from = x + group_size * (first + v),
+                    *weight = w + group_size * (first + v);
         for (int i = 0; i < group_size; i++) {
             l->x[i][v] = from[i];
             l->w[i][v] = weight[i];

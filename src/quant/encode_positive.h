@@ -19,8 +19,7 @@ static inline bool positive_sweep(int n, float top, const f32v *x, const f32v *w
         f32v next = x[i] * rest_l / selectv(usable, rest_x, one);
         next = roundv(clampv(next, 0.0f, top));
         f32v next_x = rest_x + wx * next, next_l = rest_l + w[i] * next * next;
-        i32v better =
-            usable & (next != code[i]) & (next_x * next_x * *ll > *xl * *xl * next_l);
+        i32v better = usable & (next != code[i]) & (next_x * next_x * *ll > *xl * *xl * next_l);
         any |= anyv(better);
         code[i] = selectv(better, next, code[i]);
         *xl = selectv(better, next_x, *xl);

@@ -102,7 +102,7 @@ static struct sums level_sums(const struct symmetric *f, const struct quad *q, f
 }
 
 static inline f32v error_at_of(const struct symmetric *f, bool iq4, const struct quad *q,
-                                f32v a)
+                               f32v a)
 {
     f32v inverse_a = inversev(a), e = splatv(0.0f);
     for (int i = 0; i < f->size; i++) {

@@ -16,6 +16,7 @@
 #include "base/num.h"
 #include "base/rng.h"
 #include "quant/encode.h"
+#include "quant/encode_fit.h"
 #include "quant/formats.h"
 #include "quant_reference.h"
 #include "testdata.h"
@@ -143,6 +144,13 @@ static double gauss(struct rng *r)
     return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
 }
 
+/* How often the random rows are drawn; `FATHOM_TEST_SEEDS=100` takes ten minutes. */
+static unsigned seeds(void)
+{
+    const char *text = getenv("FATHOM_TEST_SEEDS");
+    return text ? (unsigned)strtoul(text, NULL, 10) : 1;
+}
+
 static const char *const KINDS[] = {
     "gauss",       "heavy tails", "fp4",    "fp4, wide scales",
     "offset",      "sparse",      "spikes", "uniform",
@@ -253,13 +261,27 @@ static double reference_measure(const float *x, const float *y, const float *w)
     return weighted_error(x, y, v, COLS);
 }
 
-/* Single rows may be a little worse where few elements have nearly all the weight (the error
- * has many local minima then); on average over kinds and importances ours is better, in both
- * measures, and for every kind by itself. */
+/* No block is worse than the reference's: the encoders compare. Both sides have the reference's
+ * search, ours in lanes; a tie may fall another way, and then the other block is nearly as good. */
+static void check_blocks(const struct searched *s, const char *what, const float *x,
+                         const float *y, const float *z, const float *w)
+{
+    for (int i = 0; i < COLS; i += 256) {
+        double ours = weighted_error(x + i, y + i, w + i, 256);
+        double theirs = weighted_error(x + i, z + i, w + i, 256);
+        if (!(ours <= 1.01 * theirs)) {
+            fail_msg("%s, %s, block %d: %g, reference %g", qformat(s->type)->name, what,
+                     i / 256, ours, theirs);
+        }
+    }
+}
+
+/* On average over kinds and importances ours is better, in both measures, and for every kind by
+ * itself. */
 static void check_random(const struct searched *s, uint64_t seed, int rounds)
 {
     double sum = 0, sum_theirs = 0;
-    int n = 0, worse = 0;
+    int n = 0;
     for (unsigned kind = 0; kind < N_KINDS; kind++) {
         double kind_sum = 0;
         for (unsigned i = 0; i < (unsigned)rounds * N_IMPORTANCES; i++) {
@@ -269,24 +291,22 @@ static void check_random(const struct searched *s, uint64_t seed, int rounds)
             random_importance(i % N_IMPORTANCES, &r, w);
             double ours = our_error(s->type, x, w, y);
             ref_quantise(s->type, x, w, COLS, z);
+            check_blocks(s, KINDS[kind], x, y, z, w);
             double ratio = ours / weighted_error(x, z, w, COLS);
-            if (!(ratio <= 1.3)) {
+            if (!(ratio <= 1.002)) {
                 fail_msg("%s, %s, importance %u: ratio %g", qformat(s->type)->name, KINDS[kind],
                          i % N_IMPORTANCES, ratio);
             }
             kind_sum += log(ratio);
             sum_theirs += log(reference_measure(x, y, w) / reference_measure(x, z, w));
-            worse += ratio > 1.002;
             n++;
         }
         assert_true(kind_sum < 0);
         sum += kind_sum;
     }
-    print_message("%-8s squared error %.3f of the reference search, %.3f in its measure; "
-                  "%d of %d rows worse\n",
-                  qformat(s->type)->name, exp(sum / n), exp(sum_theirs / n), worse, n);
+    print_message("%-8s squared error %.3f of the reference search, %.3f in its measure\n",
+                  qformat(s->type)->name, exp(sum / n), exp(sum_theirs / n));
     assert_true(sum / n <= log(s->squared) && sum_theirs < 0);
-    assert_true(worse * 50 <= n);
 }
 
 static void test_random(void **state)
@@ -295,25 +315,20 @@ static void test_random(void **state)
     for (int t = 0; t < N_SEARCHED; t++) {
         uint64_t seed = 900000 + (uint64_t)t;
         print_message("seed %llu\n", (unsigned long long)seed);
-        check_random(&SEARCHED[t], seed, 1);
+        check_random(&SEARCHED[t], seed, (int)seeds());
     }
 }
 
 /* Vectors of the recorded kinds with seeds of our own: under every weighting better than the
- * reference search on average, the 2-bit grids by 6 %, and hardly a row worse: a block of a
- * sparse row has many local minima, and about one row in a thousand ends in another one. The
- * encoder of the formats without minima tries the reference's choice, too; what may be left
- * there is a tie that falls another way. */
+ * reference search on average, the 2-bit grids by 6 %, and not one row worse. */
 static void test_unseen(void **state)
 {
     (void)state;
-    const char *text = getenv("FATHOM_TEST_SEEDS");
-    unsigned seeds = text ? (unsigned)strtoul(text, NULL, 10) : 1;
     for (int t = 0; t < N_SEARCHED; t++) {
         const struct searched *s = &SEARCHED[t];
         double sum[N_RECORDED_WEIGHTS] = {0};
-        unsigned worse = 0, much = 0;
-        for (unsigned i = 0; i < seeds * N_RECORDED_KINDS * N_RECORDED_WEIGHTS; i++) {
+        unsigned worse = 0;
+        for (unsigned i = 0; i < seeds() * N_RECORDED_KINDS * N_RECORDED_WEIGHTS; i++) {
             unsigned weights = i % N_RECORDED_WEIGHTS,
                      kind = i / N_RECORDED_WEIGHTS % N_RECORDED_KINDS;
             struct rng r = {7777 + 1000003 * (uint64_t)i};
@@ -324,21 +339,47 @@ static void test_unseen(void **state)
             quant_encode_weighted(s->type, x, COLS, w, row);
             quant_decode(s->type, row, 0, COLS, y);
             ref_quantise(s->type, x, w, COLS, z);
+            check_blocks(s, "recorded kinds", x, y, z, w);
             double ours = weighted_error(x, y, w, COLS), theirs = weighted_error(x, z, w, COLS);
             if (!(sqrt(ours) <= 1.001 * sqrt(theirs))) {
                 print_message("%s, row kind %u, weighting %u, number %u: %g, reference %g\n",
                               qformat(s->type)->name, kind, weights, i, ours, theirs);
                 worse++;
-                much += !(sqrt(ours) <= 1.005 * sqrt(theirs));
             }
             sum[weights] += kind == 8 ? 0 : log(ours / theirs); /* tiny: both are zeros */
         }
-        bool tries = s->type == QT_Q3_K || s->type == QT_Q6_K || s->type == QT_IQ4_XS;
-        assert_true(worse * 500 <= seeds * N_RECORDED_KINDS * N_RECORDED_WEIGHTS);
-        assert_true(!tries || much == 0);
+        print_message("%-8s %u rows, %u worse\n", qformat(s->type)->name,
+                      seeds() * N_RECORDED_KINDS * N_RECORDED_WEIGHTS, worse);
+        assert_int_equal(worse, 0);
         for (unsigned k = 0; k < N_RECORDED_WEIGHTS; k++) {
-            double ratio = exp(sum[k] / (seeds * (N_RECORDED_KINDS - 1)));
+            double ratio = exp(sum[k] / (seeds() * (N_RECORDED_KINDS - 1)));
             assert_true(ratio < 1 && (!quant_needs_importance(s->type) || ratio <= 0.94));
+        }
+    }
+}
+
+/* Every tier writes the bytes of the baseline. */
+static void test_tiers(void **state)
+{
+    (void)state;
+    enum encode_tier tier = quant_encode_tier();
+    if (tier == ENCODE_BASE) {
+        skip(); /* this processor has no other */
+    }
+    for (int t = 0; t < N_SEARCHED; t++) {
+        for (unsigned i = 0; i < N_KINDS * N_IMPORTANCES; i++) {
+            struct rng r = {31 + i};
+            float x[COLS], w[COLS];
+            struct fit_block b;
+            uint8_t base[256] = {0}, wide[256] = {0};
+            random_row(i % N_KINDS, &r, x);
+            random_importance(i / N_KINDS, &r, w);
+            if (fit_block_load(&b, x, w) != FIT_OK) {
+                continue;
+            }
+            bool lost = encode_block_tier(ENCODE_BASE, SEARCHED[t].type, &b, base);
+            assert_int_equal(encode_block_tier(tier, SEARCHED[t].type, &b, wide), lost);
+            assert_memory_equal(base, wide, sizeof base);
         }
     }
 }
@@ -491,10 +532,11 @@ static void test_split(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_records),    cmocka_unit_test(test_random),
-        cmocka_unit_test(test_unseen),     cmocka_unit_test(test_types),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_losses),
-        cmocka_unit_test(test_importance), cmocka_unit_test(test_split),
+        cmocka_unit_test(test_records), cmocka_unit_test(test_random),
+        cmocka_unit_test(test_unseen),  cmocka_unit_test(test_tiers),
+        cmocka_unit_test(test_types),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_losses),  cmocka_unit_test(test_importance),
+        cmocka_unit_test(test_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
