@@ -206,7 +206,7 @@ static float common_factor(const struct affine *f, const struct quad *q, int n, 
 
 /* Tries multiples near (a, b), `reach` steps of s to both sides, and for each three of m. */
 static void try_near(const struct affine *f, struct quad *q, const struct scales *sc, f32v a,
-                     f32v b, f32v slope, int reach, f32v *least)
+                     f32v b, f32v slope, int reach, int reach_m, f32v *least)
 {
     f32v s = roundv(clampv(a * inversev(splatv(sc->d.d)), 0.0f, f->scales));
     f32v inverse_m = inversev(splatv(sc->m.d));
@@ -214,7 +214,7 @@ static void try_near(const struct affine *f, struct quad *q, const struct scales
         f32v try_s = clampv(s + (float)i, 0.0f, f->scales), try_a = try_s * sc->d.d;
         f32v follow = b + (try_a - a) * slope;
         f32v m = roundv(clampv(follow * inverse_m, 0.0f, f->scales));
-        for (int j = -1; j <= 1; j++) {
+        for (int j = -reach_m; j <= reach_m; j++) {
             f32v try_m = clampv(m + (float)j, 0.0f, f->scales);
             f32v e = error_at(f, q, try_a, try_m * sc->m.d, *least);
             i32v better = e < *least;
@@ -251,7 +251,7 @@ static float choose_first(const struct affine *f, struct quad *q, int n,
         f32v least = splatv(0x1p126f);
         for (int k = 0; k < N_SOLUTIONS; k++) {
             const struct fit *t = &q[i].fit[k];
-            try_near(f, &q[i], sc, t->a, t->b, t->slope, 1, &least);
+            try_near(f, &q[i], sc, t->a, t->b, t->slope, 1, f->scales > 16.0f ? 0 : 1, &least);
         }
         sum = add_lanes(sum, least);
     }
@@ -266,7 +266,7 @@ static float choose_again(const struct affine *f, struct quad *q, int n,
     f32x4 sum = {0};
     for (int i = 0; i < n; i++) {
         f32v least = splatv(0x1p126f), a = q[i].at.s * old->d.d, b = q[i].at.m * old->m.d;
-        try_near(f, &q[i], sc, a, b, q[i].slope, reach, &least);
+        try_near(f, &q[i], sc, a, b, q[i].slope, reach, 1, &least);
         if (all) {
             try_all(f, &q[i], sc, a, b, &least);
         }
@@ -344,6 +344,9 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
         float m = t < 2 ? common_factor(f, q, n, k, true) : f->codes * d;
         struct scales try = {fit_scale_round_up(b, d), fit_scale_round_up(b, m)};
         float e = choose_first(f, q, n, &try);
+        if (f->scales > 16.0f) {
+            e = descend(f, b, q, n, &try, e);
+        }
         if (e < least) {
             least = e;
             *sc = try;
@@ -351,7 +354,7 @@ static float search(const struct affine *f, const struct fit_block *b, struct qu
         }
     }
     restore(q, best, n);
-    return descend(f, b, q, n, sc, least);
+    return f->scales > 16.0f ? least : descend(f, b, q, n, sc, least);
 }
 
 /* ---- the reference's choice (quantization.md 3.1) as another candidate ---- */
