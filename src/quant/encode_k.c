@@ -495,19 +495,21 @@ static float block_error(const struct affine *f, const struct quad *q,
     return sum4(sum);
 }
 
-/* Replaces the found solution where the reference's leaves less error in the plain weights, by
- * what a descent from there finds if that is no worse. */
+/* Replaces the found solution by what a descent from the reference's finds, or by the reference's
+ * itself, if that has less error in the plain weights. Where s and m have few values and the
+ * reference's solution is worse than ours, its descent is not worth the time. */
 static void try_reference(const struct affine *f, const struct fit_block *b, struct quad *q,
                           struct scales *sc)
 {
     int n = FIT_N / f->size / LANES;
     struct quad plain[FIT_MAX_PARTS];
-    struct multiples ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS];
+    struct multiples ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
     struct scales next = reference_choice(f, b, theirs);
     quads_load(f, plain, b->x, b->plain);
     save(ours, q, n);
-    float least = block_error(f, plain, theirs, &next);
-    if (!(least < block_error(f, plain, ours, sc))) {
+    float found = block_error(f, plain, ours, sc);
+    float reference = block_error(f, plain, theirs, &next);
+    if (!(reference < found) && f->scales < 16.0f) {
         return;
     }
     float w[FIT_N];
@@ -518,10 +520,16 @@ static void try_reference(const struct affine *f, const struct fit_block *b, str
     restore(q, theirs, n);
     struct scales end = next;
     descend(f, b, q, n, &end, block_error(f, q, theirs, &next));
-    save(ours, q, n);
-    bool better = block_error(f, plain, ours, &end) <= least;
-    restore(q, better ? ours : theirs, n);
-    *sc = better ? end : next;
+    save(lower, q, n);
+    float e = block_error(f, plain, lower, &end);
+    bool descended = e <= reference;
+    e = descended ? e : reference;
+    if (e < found) {
+        restore(q, descended ? lower : theirs, n);
+        *sc = descended ? end : next;
+    } else {
+        restore(q, ours, n);
+    }
 }
 
 /* ---- writing ---- */
