@@ -1,5 +1,5 @@
 /* encode_k.c - the search for the K-quants with minima, Q2_K, Q4_K and Q5_K (layouts: decode.c;
- * what the reference does: quantization.md 3.1; metric and lanes: encode_fit.h).
+ * what the reference does: quantization.md 3.1; metric: encode_fit.h; lanes: encode_lanes.h).
  *
  * A group of 16 or 32 elements is decoded as a * l - b with a = d * s and b = dmin * m: l the
  * codes, s and m small integers, d and dmin two f16 for the whole block. The search:
@@ -7,12 +7,15 @@
  *    that each gives.
  * 2. From two of these solutions: d and dmin whose multiples come closest; and again with dmin =
  *    d times the largest code, so that a group with s = m has zero among its values, which is what
- *    sparse rows need. Then s and m of each group by the true error. The best of the four goes on.
+ *    sparse rows need. Then s and m of each group by the true error. The best of the four goes
+ *    on (Q2_K), or all four do (Q4_K, Q5_K).
  * 3. In turn, while the error falls: solve for d and dmin, choose s and m again.
+ * 4. The same from the solution that the reference would write, which is also what the result is
+ *    compared with, in untilted weights: no block that we write is worse.
  * Errors in 2 and 3 are those of the block as it will be decoded, f16 scales and codes
  * included. A change of a by one step wants b to follow (the codes' mean stays in place), so
  * neighbours are tried along that slope.
- * Four groups are worked on at once, one per lane. */
+ * LANES groups are worked on at once, one per lane. */
 #include "quant/encode_k.h"
 
 #include "base/num.h"
@@ -35,7 +38,7 @@ static const struct affine AFFINE_Q2_K = {16, 3.0f, 15.0f, 0.5f, 0.3f, 3, 9, 0.2
 static const struct affine AFFINE_Q4_K = {32, 15.0f, 63.0f, 0.2f, 0.06f, 3, 9, 0.375f};
 static const struct affine AFFINE_Q5_K = {32, 31.0f, 63.0f, 0.2f, 0.06f, 4, 12, 0.375f};
 
-/* Real-valued solutions for four groups: the best one with its code slope (mean code: what b
+/* Real-valued solutions for LANES groups: the best one with its code slope (mean code: what b
  * moves by per unit of a), the plain range, and the best one with b = 0. */
 enum solution { FREE, PLAIN, NO_OFFSET, N_SOLUTIONS };
 struct fit {
@@ -45,7 +48,8 @@ struct fit {
     f32v slope;
 };
 
-struct quad {
+/* LANES groups. */
+struct part {
     struct fit_lanes l;
     f32v sum_w, sum_wx;
     struct fit fit[N_SOLUTIONS];
@@ -70,7 +74,7 @@ static inline f32v code4(f32v x, f32v b, f32v inverse_a, float codes)
     return roundv(clampv((x + b) * inverse_a, 0.0f, codes));
 }
 
-static struct sums code_sums(const struct affine *f, const struct quad *q, f32v b,
+static struct sums code_sums(const struct affine *f, const struct part *q, f32v b,
                              f32v inverse_a)
 {
     struct sums s = {splatv(0.0f), splatv(0.0f), splatv(0.0f)};
@@ -85,7 +89,7 @@ static struct sums code_sums(const struct affine *f, const struct quad *q, f32v 
 
 /* Weighted error of the groups decoded with a and b, codes chosen for them; or, where it is no
  * less than `enough` in any lane, something that is no less either. */
-static f32v error_at(const struct affine *f, const struct quad *q, f32v a, f32v b, f32v enough)
+static f32v error_at(const struct affine *f, const struct part *q, f32v a, f32v b, f32v enough)
 {
     f32v inverse_a = inversev(a), e = splatv(0.0f);
     for (int i = 0; i < f->size;) {
@@ -112,7 +116,7 @@ static void take(struct fit *to, i32v where, f32v gain, f32v a, f32v b, struct s
 
 /* Solves for (a, b) with given codes, and for a alone with b = 0; keeps what is better than the
  * solutions so far. b must not be negative: dmin is a minimum below zero. */
-static void consider(struct quad *q, struct sums s)
+static void consider(struct part *q, struct sums s)
 {
     f32v zero = splatv(0.0f), tiny = 1e-12f * q->sum_w;
     f32v a0 = s.xl / maxv(s.ll, tiny), gain0 = s.xl * a0;
@@ -131,7 +135,7 @@ static void consider(struct quad *q, struct sums s)
 }
 
 /* Part 1: tries spans from (a part of) the lowest element upwards. */
-static void quad_fit(const struct affine *f, struct quad *q)
+static void part_fit(const struct affine *f, struct part *q)
 {
     f32v zero = splatv(0.0f), low = zero, high = q->l.x[0];
     for (int i = 0; i < f->size; i++) {
@@ -157,8 +161,8 @@ static void quad_fit(const struct affine *f, struct quad *q)
     q->fit[PLAIN].b = -low;
 }
 
-static void quad_load(const struct affine *f, const float *x, const float *w, int first,
-                      struct quad *q)
+static void part_load(const struct affine *f, const float *x, const float *w, int first,
+                      struct part *q)
 {
     fit_lanes_load(&q->l, x, w, f->size, first);
     q->sum_w = q->sum_wx = splatv(0.0f);
@@ -168,17 +172,17 @@ static void quad_load(const struct affine *f, const float *x, const float *w, in
     }
 }
 
-static void quads_load(const struct affine *f, struct quad *q, const float *x, const float *w)
+static void parts_load(const struct affine *f, struct part *q, const float *x, const float *w)
 {
     for (int i = 0; i < FIT_N / f->size / LANES; i++) {
-        quad_load(f, x, w, LANES * i, &q[i]);
+        part_load(f, x, w, LANES * i, &q[i]);
     }
 }
 
 /* Part 2: a common factor for the a (or b) of one solution: of those that put the largest near
  * the end of the range or beyond, the one with the least weighted square of the distances to
  * multiples. */
-static float common_factor(const struct affine *f, const struct quad *q, int n, enum solution k,
+static float common_factor(const struct affine *f, const struct part *q, int n, enum solution k,
                            bool offset)
 {
     f32v most = splatv(0.0f);
@@ -205,7 +209,7 @@ static float common_factor(const struct affine *f, const struct quad *q, int n, 
 }
 
 /* Tries multiples near (a, b), `reach` steps of s to both sides, and for each three of m. */
-static void try_near(const struct affine *f, struct quad *q, const struct scales *sc, f32v a,
+static void try_near(const struct affine *f, struct part *q, const struct scales *sc, f32v a,
                      f32v b, f32v slope, int reach, int reach_m, f32v *least)
 {
     f32v s = roundv(clampv(a * inversev(splatv(sc->d.d)), 0.0f, f->scales));
@@ -227,7 +231,7 @@ static void try_near(const struct affine *f, struct quad *q, const struct scales
 
 /* Tries every s, with the m that follows it from (a, b): a group with one large element has
  * good choices far apart. */
-static void try_all(const struct affine *f, struct quad *q, const struct scales *sc, f32v a,
+static void try_all(const struct affine *f, struct part *q, const struct scales *sc, f32v a,
                     f32v b, f32v *least)
 {
     f32v inverse_m = inversev(splatv(sc->m.d));
@@ -243,7 +247,7 @@ static void try_all(const struct affine *f, struct quad *q, const struct scales 
 }
 
 /* First choice of s and m: near all three real-valued solutions. Returns the error. */
-static float choose_first(const struct affine *f, struct quad *q, int n,
+static float choose_first(const struct affine *f, struct part *q, int n,
                           const struct scales *sc)
 {
     f32x4 sum = {0};
@@ -259,7 +263,7 @@ static float choose_first(const struct affine *f, struct quad *q, int n,
 }
 
 /* Choice after d and dmin have changed: near the present one or (`all`) with every s. */
-static float choose_again(const struct affine *f, struct quad *q, int n,
+static float choose_again(const struct affine *f, struct part *q, int n,
                           const struct scales *old, const struct scales *sc, int reach,
                           bool all)
 {
@@ -276,7 +280,7 @@ static float choose_again(const struct affine *f, struct quad *q, int n,
 }
 
 /* Part 3: least squares for d and dmin with s, m and codes fixed; notes the slopes. */
-static struct scales refit(const struct affine *f, const struct fit_block *b, struct quad *q,
+static struct scales refit(const struct affine *f, const struct fit_block *b, struct part *q,
                            int n, const struct scales *sc)
 {
     double ss = 0, sm = 0, mm = 0, sx = 0, mx = 0;
@@ -298,14 +302,14 @@ static struct scales refit(const struct affine *f, const struct fit_block *b, st
     return (struct scales){fit_scale_round(b, (float)d), fit_scale_round(b, (float)dmin)};
 }
 
-static void save(struct multiples *to, const struct quad *q, int n)
+static void save(struct multiples *to, const struct part *q, int n)
 {
     for (int i = 0; i < n; i++) {
         to[i] = q[i].at;
     }
 }
 
-static void restore(struct quad *q, const struct multiples *from, int n)
+static void restore(struct part *q, const struct multiples *from, int n)
 {
     for (int i = 0; i < n; i++) {
         q[i].at = from[i];
@@ -313,7 +317,7 @@ static void restore(struct quad *q, const struct multiples *from, int n)
 }
 
 /* Part 3 from the present choice: its error falls to what is returned. */
-static float descend(const struct affine *f, const struct fit_block *b, struct quad *q, int n,
+static float descend(const struct affine *f, const struct fit_block *b, struct part *q, int n,
                      struct scales *sc, float least)
 {
     struct multiples best[FIT_MAX_PARTS];
@@ -332,7 +336,7 @@ static float descend(const struct affine *f, const struct fit_block *b, struct q
 }
 
 /* The whole search. Returns the error of the block as it will be decoded. */
-static float search(const struct affine *f, const struct fit_block *b, struct quad *q,
+static float search(const struct affine *f, const struct fit_block *b, struct part *q,
                     struct scales *sc)
 {
     int n = FIT_N / f->size / LANES;
@@ -367,7 +371,7 @@ struct reference {
     i32v wide;          /* the span is not zero */
 };
 
-static void reference_load(const struct affine *f, const struct quad *q, struct reference *r)
+static void reference_load(const struct affine *f, const struct part *q, struct reference *r)
 {
     f32v high = q->l.x[0];
     r->low = r->xx = splatv(0.0f);
@@ -386,7 +390,7 @@ static void reference_load(const struct affine *f, const struct quad *q, struct 
 }
 
 /* Codes of one range and their sums. */
-static struct sums reference_codes(const struct affine *f, const struct quad *q,
+static struct sums reference_codes(const struct affine *f, const struct part *q,
                                    const struct reference *r, f32v inverse, f32v *codes)
 {
     struct sums s = {splatv(0.0f), splatv(0.0f), splatv(0.0f)};
@@ -404,7 +408,7 @@ static struct sums reference_codes(const struct affine *f, const struct quad *q,
 /* Can a and b with the codes of s have less error than `best`, in any of the lanes? From the
  * sums alone, so with the rounding errors of terms that cancel: those are at most a few hundred
  * units in the last place of the terms without sign. */
-static bool reference_hope(const struct quad *q, const struct reference *r, struct sums s,
+static bool reference_hope(const struct part *q, const struct reference *r, struct sums s,
                            f32v a, f32v b, i32v lanes, f32v best)
 {
     f32v size = r->xx + a * a * s.ll + b * b * q->sum_w;
@@ -414,7 +418,7 @@ static bool reference_hope(const struct quad *q, const struct reference *r, stru
 
 /* Its real-valued solutions: the range of the elements as it is, and least squares for the codes
  * of 37 ranges around it. */
-static void reference_fit(const struct affine *f, const struct quad *q, f32v *best_a,
+static void reference_fit(const struct affine *f, const struct part *q, f32v *best_a,
                           f32v *best_b)
 {
     struct reference r;
@@ -457,11 +461,11 @@ static struct scales reference_choice(const struct affine *f, const struct fit_b
                                       struct multiples *to)
 {
     int groups = FIT_N / f->size, n = groups / LANES;
-    struct quad q[FIT_MAX_PARTS];
+    struct part q[FIT_MAX_PARTS];
     float w[FIT_N];
     f32v value[16], weight[16], code[16]; /* lane 0: a of group g; lane 1: b */
     fit_reference_weights(b, f->size == 16 ? 1.0f : 2.0f, w);
-    quads_load(f, q, b->x, w);
+    parts_load(f, q, b->x, w);
     for (int g = 0; g < groups; g++) {
         value[g] = weight[g] = splatv(0.0f);
     }
@@ -484,7 +488,7 @@ static struct scales reference_choice(const struct affine *f, const struct fit_b
 }
 
 /* Error of the block decoded with sc and at[], in the weights of q. */
-static float block_error(const struct affine *f, const struct quad *q,
+static float block_error(const struct affine *f, const struct part *q,
                          const struct multiples *at, const struct scales *sc)
 {
     f32x4 sum = {0};
@@ -498,14 +502,14 @@ static float block_error(const struct affine *f, const struct quad *q,
 /* Replaces the found solution by what a descent from the reference's finds, or by the reference's
  * itself, if that has less error in the plain weights. Where s and m have few values and the
  * reference's solution is worse than ours, its descent is not worth the time. */
-static void try_reference(const struct affine *f, const struct fit_block *b, struct quad *q,
+static void try_reference(const struct affine *f, const struct fit_block *b, struct part *q,
                           struct scales *sc)
 {
     int n = FIT_N / f->size / LANES;
-    struct quad plain[FIT_MAX_PARTS];
+    struct part plain[FIT_MAX_PARTS];
     struct multiples ours[FIT_MAX_PARTS], theirs[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
     struct scales next = reference_choice(f, b, theirs);
-    quads_load(f, plain, b->x, b->plain);
+    parts_load(f, plain, b->x, b->plain);
     save(ours, q, n);
     float found = block_error(f, plain, ours, sc);
     float reference = block_error(f, plain, theirs, &next);
@@ -516,7 +520,7 @@ static void try_reference(const struct affine *f, const struct fit_block *b, str
     for (int i = 0; i < FIT_N; i++) { /* so that groups without importance follow, too */
         w[i] = b->plain[i] + FIT_LEAST;
     }
-    quads_load(f, q, b->x, w);
+    parts_load(f, q, b->x, w);
     restore(q, theirs, n);
     struct scales end = next;
     descend(f, b, q, n, &end, block_error(f, q, theirs, &next));
@@ -563,7 +567,7 @@ static inline void write_code(uint32_t type, int i, unsigned code, uint8_t *out)
     }
 }
 
-static void write_block(uint32_t type, const struct affine *f, const struct quad *q,
+static void write_block(uint32_t type, const struct affine *f, const struct part *q,
                         const struct scales *sc, uint8_t *out)
 {
     uint8_t *head = type == QT_Q2_K ? out + 80 : out;
@@ -594,12 +598,12 @@ bool k_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     const struct affine *f = type == QT_Q2_K   ? &AFFINE_Q2_K
                              : type == QT_Q4_K ? &AFFINE_Q4_K
                                                : &AFFINE_Q5_K;
-    struct quad q[FIT_MAX_PARTS];
+    struct part q[FIT_MAX_PARTS];
     int n = FIT_N / f->size / LANES;
     f32x4 zeros = {0}; /* error of a block of zeros */
-    quads_load(f, q, b->x, b->w);
+    parts_load(f, q, b->x, b->w);
     for (int i = 0; i < n; i++) {
-        quad_fit(f, &q[i]);
+        part_fit(f, &q[i]);
         f32v e = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
             e += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];

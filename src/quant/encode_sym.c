@@ -1,6 +1,6 @@
 /* encode_sym.c - the search for the formats without minima: Q3_K, Q6_K and IQ4_XS (layouts:
- * decode.c, decode_iq.c; what the reference does: quantization.md 3.4; metric and lanes:
- * encode_fit.h).
+ * decode.c, decode_iq.c; what the reference does: quantization.md 3.4; metric: encode_fit.h; lanes:
+ * encode_lanes.h).
  *
  * A group of 16 or 32 elements is decoded as d * s * level: s a small signed integer, d the f16
  * of the block, level an integer of a short range or one of the 16 IQ4 values. The ranges reach
@@ -9,7 +9,7 @@
  * for d and a new choice of s among its neighbours. Last, the block that the reference would
  * write: few levels and one element far above the rest make local minima that no descent leaves,
  * so the search alone can end above the reference. Whichever has less untilted error is written.
- * Four groups are worked on at once, one per lane. */
+ * LANES groups are worked on at once, one per lane. */
 #include "quant/encode_sym.h"
 
 #include <math.h>
@@ -58,7 +58,8 @@ static void iq4_build(void)
     }
 }
 
-struct quad {
+/* LANES groups. */
+struct part {
     struct fit_lanes l;
     f32v a;  /* best real scale */
     f32v ll; /* sum w level^2 with its codes: how much an error of a costs */
@@ -83,7 +84,7 @@ static inline f32v level4(const struct symmetric *f, bool iq4, f32v v)
 }
 
 static inline struct sums level_sums_of(const struct symmetric *f, bool iq4,
-                                        const struct quad *q, f32v inverse_a)
+                                        const struct part *q, f32v inverse_a)
 {
     struct sums s = {splatv(0.0f), splatv(0.0f)};
     for (int i = 0; i < f->size; i++) {
@@ -95,13 +96,13 @@ static inline struct sums level_sums_of(const struct symmetric *f, bool iq4,
 }
 
 /* Sums over the levels nearest to x * inverse_a. */
-static struct sums level_sums(const struct symmetric *f, const struct quad *q, f32v inverse_a)
+static struct sums level_sums(const struct symmetric *f, const struct part *q, f32v inverse_a)
 {
     return f->iq4 ? level_sums_of(f, true, q, inverse_a)
                   : level_sums_of(f, false, q, inverse_a);
 }
 
-static inline f32v error_at_of(const struct symmetric *f, bool iq4, const struct quad *q,
+static inline f32v error_at_of(const struct symmetric *f, bool iq4, const struct part *q,
                                f32v a)
 {
     f32v inverse_a = inversev(a), e = splatv(0.0f);
@@ -113,13 +114,13 @@ static inline f32v error_at_of(const struct symmetric *f, bool iq4, const struct
 }
 
 /* Weighted error of the groups decoded with scale a, codes chosen for it. */
-static f32v error_at(const struct symmetric *f, const struct quad *q, f32v a)
+static f32v error_at(const struct symmetric *f, const struct part *q, f32v a)
 {
     return f->iq4 ? error_at_of(f, true, q, a) : error_at_of(f, false, q, a);
 }
 
 /* Least squares for the scale with the codes of 1 / inverse_a, kept if better. */
-static void consider(const struct symmetric *f, struct quad *q, f32v inverse_a, f32v *gain)
+static void consider(const struct symmetric *f, struct part *q, f32v inverse_a, f32v *gain)
 {
     struct sums s = level_sums(f, q, inverse_a);
     f32v a = s.xl / maxv(s.ll, splatv(1e-20f));
@@ -129,7 +130,7 @@ static void consider(const struct symmetric *f, struct quad *q, f32v inverse_a, 
     q->ll = selectv(better, s.ll, q->ll);
 }
 
-static void quad_fit(const struct symmetric *f, struct quad *q)
+static void part_fit(const struct symmetric *f, struct part *q)
 {
     f32v gain = splatv(0.0f), max = gain;
     for (int i = 0; i < f->size; i++) {
@@ -150,7 +151,7 @@ static void quad_fit(const struct symmetric *f, struct quad *q)
 
 /* A common factor, of either sign, for the scales: of those that put the largest near the end
  * of the range or beyond, the one with the least weighted square of distances to multiples. */
-static float common_factor(const struct symmetric *f, const struct quad *q, int n)
+static float common_factor(const struct symmetric *f, const struct part *q, int n)
 {
     f32v most = splatv(0.0f);
     for (int i = 0; i < n; i++) {
@@ -177,7 +178,7 @@ static float common_factor(const struct symmetric *f, const struct quad *q, int 
 
 /* Chooses s of all groups for scale d, around the present values or (`all`) from the whole
  * range. Returns the error. */
-static float choose(const struct symmetric *f, struct quad *q, int n, float d, bool all)
+static float choose(const struct symmetric *f, struct part *q, int n, float d, bool all)
 {
     f32x4 sum = {0};
     int tries = all ? (int)(f->scale_high - f->scale_low) + 1 : 2 * REACH + 1;
@@ -197,7 +198,7 @@ static float choose(const struct symmetric *f, struct quad *q, int n, float d, b
 }
 
 /* Least squares for d with everything else fixed. */
-static float refit(const struct symmetric *f, const struct quad *q, int n, float d)
+static float refit(const struct symmetric *f, const struct part *q, int n, float d)
 {
     double sx = 0, ss = 0;
     for (int i = 0; i < n; i++) {
@@ -208,14 +209,14 @@ static float refit(const struct symmetric *f, const struct quad *q, int n, float
     return ss > 0 ? (float)(sx / ss) : 0.0f;
 }
 
-static void save(f32v *to, const struct quad *q, int n)
+static void save(f32v *to, const struct part *q, int n)
 {
     for (int i = 0; i < n; i++) {
         to[i] = q[i].s;
     }
 }
 
-static void restore(struct quad *q, const f32v *from, int n)
+static void restore(struct part *q, const f32v *from, int n)
 {
     for (int i = 0; i < n; i++) {
         q[i].s = from[i];
@@ -223,7 +224,7 @@ static void restore(struct quad *q, const f32v *from, int n)
 }
 
 /* Least squares and choices in turn while the error falls. */
-static float descend(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+static float descend(const struct symmetric *f, const struct fit_block *b, struct part *q,
                      struct fit_scale *scale, float least)
 {
     int n = FIT_N / f->size / LANES;
@@ -246,7 +247,7 @@ static float descend(const struct symmetric *f, const struct fit_block *b, struc
  * minima where a few elements have most of the weight; then, where s has few values, a choice
  * among all of them (a group with one large element has many good ones, far apart) and another
  * descent. Returns the error of the block as it will be decoded. */
-static float search(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+static float search(const struct symmetric *f, const struct fit_block *b, struct part *q,
                     struct fit_scale *scale)
 {
     static const float start[] = {1.0f, 0.992f, 1.008f, 0.98f};
@@ -276,7 +277,7 @@ static float search(const struct symmetric *f, const struct fit_block *b, struct
 /* ---- the reference's choice (quantization.md 3.4) as another candidate ---- */
 
 /* Error of the block decoded with d and s[], in the weights of q. */
-static float block_error(const struct symmetric *f, const struct quad *q, int n, const f32v *s,
+static float block_error(const struct symmetric *f, const struct part *q, int n, const f32v *s,
                          float d)
 {
     f32x4 sum = {0};
@@ -345,7 +346,7 @@ static void reference_fit(const struct symmetric *f, bool iq4, float low, float 
     }
 }
 
-static void load_lanes(const struct symmetric *f, struct quad *q, int n, const float *x,
+static void load_lanes(const struct symmetric *f, struct part *q, int n, const float *x,
                        const float *w)
 {
     for (int i = 0; i < n; i++) {
@@ -359,9 +360,10 @@ struct candidate {
     f32v s[FIT_MAX_PARTS];
 };
 
-/* d and s of IQ4_XS for real scales: the largest becomes -32. */
-static void iq4_factor(const struct symmetric *f, int n, const struct reference *r,
-                       struct candidate *c)
+/* d and s of IQ4_XS for real scales: the largest becomes -32. s are multiples of d before and of d
+ * after it was rounded: both are in use. */
+static void iq4_factor(const struct symmetric *f, const struct fit_block *b, int n,
+                       const struct reference *r, struct candidate *c)
 {
     float extreme = 0.0f;
     for (int i = 0; i < n; i++) {
@@ -370,21 +372,24 @@ static void iq4_factor(const struct symmetric *f, int n, const struct reference 
             extreme = fabsf(a) > fabsf(extreme) ? a : extreme;
         }
     }
-    float inverse = extreme != 0.0f ? f->scale_low / extreme : 0.0f;
-    for (int i = 0; i < n; i++) {
-        f32v s = clampv(r[i].scale[ASCENDING] * inverse, f->scale_low, f->scale_high);
-        c->s[i] = roundv(s);
+    float d = extreme / f->scale_low, rounded = fit_scale_round(b, d).d;
+    for (int k = 0; k < 2; k++) {
+        f32v inverse = inversev(splatv(k == 0 ? d : rounded));
+        c[k].d = d;
+        for (int i = 0; i < n; i++) {
+            f32v s = clampv(r[i].scale[ASCENDING] * inverse, f->scale_low, f->scale_high);
+            c[k].s[i] = roundv(s);
+        }
     }
-    c->d = extreme / f->scale_low;
 }
 
-/* The candidates of the reference; returns how many. Its weights lack the least weight that ours
+/* Two candidates, the reference's in either reading. Its weights lack the least weight that ours
  * have: an element far above the rest that has no importance then leaves the other groups
  * alone. */
-static int reference_choices(const struct symmetric *f, const struct fit_block *b, int n,
-                             struct candidate *c)
+static void reference_choices(const struct symmetric *f, const struct fit_block *b, int n,
+                              struct candidate *c)
 {
-    struct quad q[FIT_MAX_PARTS];
+    struct part q[FIT_MAX_PARTS];
     struct reference r[FIT_MAX_PARTS], over;
     float w[FIT_N];
     f32v scale[16], weight[16]; /* lane o: real scale of group g in order o */
@@ -405,8 +410,8 @@ static int reference_choices(const struct symmetric *f, const struct fit_block *
         }
     }
     if (f->iq4) {
-        iq4_factor(f, n, r, c);
-        return 1;
+        iq4_factor(f, b, n, r, c);
+        return;
     }
     reference_fit(f, false, f->scale_low, f->scale_high, 16, scale, weight, &over);
     for (int order = 0; order < ORDERS; order++) {
@@ -417,23 +422,23 @@ static int reference_choices(const struct symmetric *f, const struct fit_block *
             c[order].s[g / LANES][g % LANES] = s[order];
         }
     }
-    return ORDERS;
 }
 
 /* Replaces the found scales where the reference's leave less error in the plain weights, or
  * those of a descent from there if that is no worse. */
-static void try_reference(const struct symmetric *f, const struct fit_block *b, struct quad *q,
+static void try_reference(const struct symmetric *f, const struct fit_block *b, struct part *q,
                           struct fit_scale *scale)
 {
     int n = FIT_N / f->size / LANES;
     struct candidate c[ORDERS];
-    struct quad plain[FIT_MAX_PARTS], from[FIT_MAX_PARTS];
+    struct part plain[FIT_MAX_PARTS], from[FIT_MAX_PARTS];
     f32v best[FIT_MAX_PARTS], lower[FIT_MAX_PARTS];
-    int count = reference_choices(f, b, n, c), taken = -1;
+    int taken = -1;
+    reference_choices(f, b, n, c);
     load_lanes(f, plain, n, b->x, b->plain);
     save(best, q, n);
     float least = block_error(f, plain, n, best, scale->d);
-    for (int k = 0; k < count; k++) {
+    for (int k = 0; k < ORDERS; k++) {
         struct fit_scale next = fit_scale_round(b, c[k].d);
         float e = block_error(f, plain, n, c[k].s, next.d);
         if (e < least) {
@@ -495,7 +500,7 @@ static inline void write_level(uint32_t type, int i, float level, uint8_t *out)
     }
 }
 
-static void write_block(uint32_t type, const struct symmetric *f, const struct quad *q,
+static void write_block(uint32_t type, const struct symmetric *f, const struct part *q,
                         const struct fit_scale *scale, uint8_t *out)
 {
     store_le16(type == QT_Q3_K ? out + 108 : type == QT_Q6_K ? out + 208 : out, scale->bits);
@@ -520,11 +525,11 @@ bool sym_encode_block(uint32_t type, const struct fit_block *b, uint8_t *out)
     const struct symmetric *f = type == QT_Q3_K   ? &SYM_Q3_K
                                 : type == QT_Q6_K ? &SYM_Q6_K
                                                   : &SYM_IQ4_XS;
-    struct quad q[FIT_MAX_PARTS];
+    struct part q[FIT_MAX_PARTS];
     f32x4 zeros = {0}; /* error of a block of zeros */
     for (int i = 0; i < FIT_N / f->size / LANES; i++) {
         fit_lanes_load(&q[i].l, b->x, b->w, f->size, LANES * i);
-        quad_fit(f, &q[i]);
+        part_fit(f, &q[i]);
         f32v e = splatv(0.0f);
         for (int j = 0; j < f->size; j++) {
             e += q[i].l.w[j] * q[i].l.x[j] * q[i].l.x[j];
