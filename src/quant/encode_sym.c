@@ -287,10 +287,10 @@ static float block_error(const struct symmetric *f, const struct part *q, int n,
     return sum4(sum);
 }
 
-/* What it takes for one scale and its codes: of some ranges around the element of largest magnitude
- * the one that explains most. Where that element is alone in its group, all ranges explain the same,
- * and the order in which they are looked at decides: ascending, or first the range that reaches
- * that element exactly. Both are in use, so both are tried. */
+/* What it takes for one scale and its codes: of some ranges around the element of largest
+ * magnitude the one that explains most. Where that element is alone in its group, all ranges
+ * explain the same, and the order in which they are looked at decides: ascending, or first the
+ * range that reaches that element exactly. Both are in use, so both are tried. */
 enum { ASCENDING, EXACT_FIRST, ORDERS };
 struct reference {
     f32v scale[ORDERS], inverse[ORDERS]; /* codes are those of x * inverse */
