@@ -13,8 +13,6 @@
 
 #include "base/mem.h"
 
-static const size_t HINT_BYTES = 256u << 10;
-
 int file_map_open(struct file_map *m, const char *path, fathom_err *err)
 {
     *m = (struct file_map){.fd = -1};
@@ -152,7 +150,7 @@ int file_out_write(struct file_out *f, const void *p, size_t n, fathom_err *err)
 static void begin_writing(int fd, uint64_t at, size_t n)
 {
 #ifdef SYNC_FILE_RANGE_WRITE
-    if (n >= HINT_BYTES) {
+    if (n >= 256u << 10) { /* not worth a call for less */
         sync_file_range(fd, (off_t)at, (off_t)n, SYNC_FILE_RANGE_WRITE);
     }
 #else

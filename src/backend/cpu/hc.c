@@ -37,11 +37,9 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 
 /* ---- HC_MIX ---- */
 
-enum {
-    MIX_RANGE =
-        8, /* chunks of an item: pieces of 1 KB of every stream lie side by side in memory */
-    MIX_TOKENS = 16 /* tokens whose pieces are gathered for all chunks of a range */
-};
+/* Chunks of an item, which are 1 KB of every stream, and tokens whose pieces are gathered for all
+ * chunks of the range. */
+enum { MIX_RANGE = 8, MIX_TOKENS = 16 };
 
 struct mix_tmp {
     float *fn; /* [MIX_RANGE][m][hc][32] */
