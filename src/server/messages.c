@@ -244,10 +244,7 @@ static void read_choice(struct api_request *r, const struct fields *f)
     if (type.p && slice_is(type, "none")) {
         r->choice = CHOICE_NONE;
     } else if (type.p && slice_is(type, "any")) {
-        r->choice = CHOICE_REQUIRED;
-        if (r->n_tool == 0) {
-            field_fail(&c, "type", "a call is required, but there are no tools");
-        }
+        require_call(r, &c, "type");
     } else if (type.p && slice_is(type, "tool")) {
         field_str(&c, "name", &name);
         choose_tool(r, &c, name);

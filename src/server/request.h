@@ -114,6 +114,8 @@ void read_max_tokens(struct api_request *r, const struct fields *f, const char *
 void read_tool_choice(struct api_request *r, const struct fields *f);
 /* The answer must call the tool of this name; f: where the name stands. */
 void choose_tool(struct api_request *r, const struct fields *f, struct slice name);
+/* Some call is required; `field` is what asks for it, and is at fault if there are no tools. */
+void require_call(struct api_request *r, const struct fields *f, const char *field);
 void read_format(struct api_request *r,
                  const struct fields *f); /* {type, json_schema|schema} */
 /* Adds {"type":"function","function":def} as number n_tool. */

@@ -170,6 +170,14 @@ static void read_choice_object(struct api_request *r, const struct fields *f)
     }
 }
 
+void require_call(struct api_request *r, const struct fields *f, const char *field)
+{
+    r->choice = CHOICE_REQUIRED;
+    if (r->n_tool == 0) {
+        field_fail(f, field, "a call is required, but there are no tools");
+    }
+}
+
 void read_tool_choice(struct api_request *r, const struct fields *f)
 {
     static const struct {
@@ -198,9 +206,10 @@ void read_tool_choice(struct api_request *r, const struct fields *f)
     }
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         if (word.p && slice_is(word, words[i].word)) {
-            r->choice = words[i].choice;
-            if (r->choice == CHOICE_REQUIRED && r->n_tool == 0) {
-                field_fail(f, name, "a call is required, but there are no tools");
+            if (words[i].choice == CHOICE_REQUIRED) {
+                require_call(r, f, name);
+            } else {
+                r->choice = words[i].choice;
             }
             return;
         }

@@ -11,6 +11,7 @@ numbers), the rest are mutations of such documents. Exits with 1 at any differen
 import json
 import os
 import random
+import shlex
 import struct
 import subprocess
 import sys
@@ -197,7 +198,8 @@ def main():
     print("seed", seed)
     r = random.Random(seed)
     docs = [random_document(r) for _ in range(count)]
-    run = subprocess.run([program, "--filter"], stdout=subprocess.PIPE, check=True,
+    emulator = shlex.split(os.environ.get("FATHOM_TEST_EMULATOR", ""))  # of a cross build
+    run = subprocess.run([*emulator, program, "--filter"], stdout=subprocess.PIPE, check=True,
                          input=b"".join(d.hex().encode() + b"\n" for d in docs))
     lines = run.stdout.decode().splitlines()
     bad = refused = 0
