@@ -177,7 +177,8 @@ inline void write_head(thread const ctx &c, constant metal_attn &o, uint t, uint
     }
 }
 
-/* The query of this simdgroup's head; heads behind the last repeat it and are not written. */
+/* The query of this simdgroup's head; heads behind the last repeat it and are not written. A barrier
+ * stands in finish_head and before the rows are read. */
 inline void load_query(thread const ctx &c, constant metal_attn &o, uint t, uint h)
 {
     threadgroup float *q = head_room(c, o.n);
@@ -185,7 +186,6 @@ inline void load_query(thread const ctx &c, constant metal_attn &o, uint t, uint
     for (uint i = c.lane; i < o.n; i += 32) {
         q[i] = x[i];
     }
-    simdgroup_barrier(mem_flags::mem_threadgroup);
     if (o.finish.heads) {
         finish_head(c, o.finish, q, token_angles(c, o.finish.rope, t),
                     c.step->angle_row[o.finish.rope] / 2);
