@@ -1,6 +1,7 @@
-# Instruction-set tiers of the CPU backend. Each file below backend/cpu/x86 or backend/cpu/arm
-# is its own object with its own flags and is reached only through the dispatch table; all other
-# code is built for the baseline (x86-64-v2, armv8.0). No -march=native anywhere.
+# Instruction-set tiers of the CPU backend and the quantisers. Each file below backend/cpu/x86,
+# backend/cpu/arm or quant/x86 is its own object with its own flags and is reached only through a
+# choice made at run time; all other code is built for the baseline (x86-64-v2, armv8.0). What is
+# built never depends on the processor that builds it.
 string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" FATHOM_ARCH)
 if(FATHOM_ARCH MATCHES "x86_64|amd64")
   set(FATHOM_ISA_DIR x86)

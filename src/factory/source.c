@@ -147,7 +147,7 @@ int source_open(struct source_reader *r, const struct source *s, uint64_t max_ro
     if (!r->raw) {
         return err_nomem(err, s->w->name.p, max_rows * r->raw_row_bytes);
     }
-    for (int c = 0; c < 256; c++) {
+    for (int c = 0; s->w->dtype == ST_E4M3 && c < 256; c++) {
         r->value[c] = e4m3_to_f32((uint8_t)c);
     }
     return s->scale ? read_scales(s, &r->scale, err) : 0;

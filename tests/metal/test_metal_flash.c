@@ -174,6 +174,9 @@ static void count(uint32_t ctx, uint32_t n, uint32_t most, uint32_t buffers_leas
         (unsigned long long)(c.tg_bytes / c.dispatches));
     assert_int_equal(c.dispatches, planned(&f, n));
     assert_true(c.dispatches <= most);
+    if (n <= METAL_FEW) { /* room for several threadgroups on a core */
+        assert_true(c.tg_bytes <= c.dispatches * 12 * 1024);
+    }
     assert_in_range(c.command_buffers, buffers_least, buffers_most);
     flash_close(&f);
 }

@@ -111,8 +111,8 @@ static inline const float *angles_of_row(const struct worker *w, uint32_t rope, 
 /* n floats, mostly KERN_ROWS: a copy of constant length needs no call. */
 static inline void copy_floats(float *to, const float *from, uint32_t n)
 {
-    if (n == 32) {
-        memcpy(to, from, 32 * sizeof *to);
+    if (n == KERN_ROWS) {
+        memcpy(to, from, KERN_ROWS * sizeof *to);
     } else {
         memcpy(to, from, n * sizeof *to);
     }
