@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""`fathom convert`: 2-bit files that still answer, the same bytes for any number of threads, and kill
--9 at random moments: nothing ever stands under the final name before it is complete, and the same
-command goes on to the bytes of an uninterrupted run. KILLS sets how often, SEED the moments."""
+"""`fathom convert`: 2-bit files that still answer, the same bytes for any number of threads, and kill -9 at random
+moments (the last when a piece is finished): nothing ever stands under the final name before it is complete, and the
+same command goes on to the bytes of an uninterrupted run. KILLS sets how often, SEED the moments."""
 import random
-import signal
 import time
 
+from kills import kill_rounds
 from program import *
 
 KILLS = int(os.environ.get("KILLS", 10))
@@ -66,49 +66,12 @@ def test_killed(work):
     """Each round starts the same command and kills it; every round must begin where the last ended."""
     seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
     print(f"seed {seed}")
-    rng = random.Random(seed)
     # IQ2_XXS nearly everywhere, so that there is time to be killed.
     rules = ["--tensor", "*_exps.weight=IQ2_XXS", "--tensor", "*shexp.weight=IQ2_XS"]
     want, seconds = timed(work, "whole.gguf", *rules)
     out = os.path.join(work, "killed.gguf")
-    part, journal = out + ".part", out + ".journal"
     command = [PROGRAM, "convert", MINI_DIR, "-o", out, "--recipe", "q2", "--threads", "2", *rules]
-    with open(out, "wb") as f:
-        f.write(b"an older file")
-    killed = resumed = 0
-    for _ in range(3 * KILLS):
-        if killed >= KILLS:
-            break
-        had = os.path.exists(journal) and content(journal).count(b"\n") > 1
-        p = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment())
-        try:
-            p.wait(rng.uniform(0, 0.6 * seconds))
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-        err = p.communicate()[1].decode()
-        if p.returncode == 0:  # it was done before the kill: it must be right; begin again
-            assert content(out) == want
-            assert not os.path.exists(part) and not os.path.exists(journal)
-            resumed += "were there already" in err
-            with open(out, "wb") as f:
-                f.write(b"an older file")
-            continue
-        assert p.returncode == -signal.SIGKILL, (p.returncode, err)
-        killed += 1
-        now = content(out)
-        if now == want:  # killed between the rename and the end
-            with open(out, "wb") as f:
-                f.write(b"an older file")
-        else:
-            assert now == b"an older file"
-            assert not had or os.path.exists(journal)
-    code, _, err = run(*command[1:])
-    assert code == 0, err
-    resumed += "were there already" in err
-    assert content(out) == want
-    assert not os.path.exists(part) and not os.path.exists(journal)
-    print(f"killed {killed} times, {resumed} runs went on to the end")
-    assert killed >= min(KILLS, 3) and resumed > 0
+    print(kill_rounds(command, out, lambda path: content(path) == want, KILLS, 0.6 * seconds, random.Random(seed), environment()))
 
 
 def test_other_plan(work):

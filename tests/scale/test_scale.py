@@ -4,10 +4,11 @@
     test_scale.py [--program PATH] [--work DIR] [--gb X] [--kills N] [--speed] [--seed N]
 
 Checks: peak memory below 1 GiB and below a quarter of the file; the layout rule of strict readers; the FP4 codes
-of every expert arrive unchanged; N kills (-9) at random moments, each followed by the same command, end in the
-bytes of an uninterrupted run, and nothing stands under the final name before. With --speed the rates are
-measured, too: mxfp4 against a plain copy of as many bytes (read, write, flush) in the same run, and q2 in
-weights per second and core; give it a machine without other work.
+of every expert arrive unchanged; N kills (-9) at random moments (the last: when the first piece is finished), each
+followed by the same command, end in the bytes of an uninterrupted run that found finished pieces, and nothing
+stands under the final name before. With --speed the rates are measured, too: mxfp4 against a plain copy of as many
+bytes (read, write, flush) in the same run, and q2 in weights per second and core; give it a machine without other
+work.
 
 Default ($SCALE_GB, $SCALE_KILLS): 0.45 GB and 3 kills, some seconds. ./test.sh --long: 3.5 GB and 20 kills. The
 rates: --gb 3.5 --kills 0 --speed. Twelve GB of disk are needed for these.
@@ -21,17 +22,17 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "golden"), os.path.join(HERE, "..", "api")]
 import reference  # noqa: E402
+from kills import kill_rounds  # noqa: E402
 from reference import np  # noqa: E402
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 GIB = 1 << 30
 
 
@@ -104,43 +105,9 @@ def check_file(program, ckpt, path):
     return experts
 
 
-def kill_rounds(program, ckpt, out, want, seconds, kills, rng):
+def kill_it(program, ckpt, out, want, seconds, kills, rng):
     command = [program, "convert", ckpt, "-o", out, "--recipe", "mxfp4"]
-    older = b"an older file"
-    killed = resumed = finished = 0
-    with open(out, "wb") as f:
-        f.write(older)
-    while killed < kills:
-        p = subprocess.Popen(command, stderr=subprocess.PIPE)
-        try:
-            p.wait(rng.uniform(0, 0.5 * seconds))
-        except subprocess.TimeoutExpired:
-            p.send_signal(signal.SIGKILL)
-        err = p.communicate()[1].decode()
-        resumed += "were there already" in err
-        if p.returncode == 0:  # done before the kill: right, and begin again
-            assert digest(out) == want
-            finished += 1
-            os.remove(out)
-            with open(out, "wb") as f:
-                f.write(older)
-            continue
-        assert p.returncode == -signal.SIGKILL, err
-        killed += 1
-        if os.path.getsize(out) != len(older):  # killed behind the rename
-            assert digest(out) == want
-            with open(out, "wb") as f:
-                f.write(older)
-        else:
-            with open(out, "rb") as f:
-                assert f.read() == older
-    p = subprocess.run(command, capture_output=True, check=True)
-    resumed += b"were there already" in p.stderr
-    assert digest(out) == want
-    assert not os.path.exists(out + ".part") and not os.path.exists(out + ".journal")
-    print(f"killed {killed} times; {finished + 1} runs finished, {resumed} runs said that they went on; "
-          "the bytes are those of an uninterrupted run", flush=True)
-    assert resumed > 0
+    print(kill_rounds(command, out, lambda path: digest(path) == want, kills, 0.5 * seconds, rng), flush=True)
 
 
 def copy_seconds(ckpt, work):
@@ -219,8 +186,8 @@ def main():
         want = digest(out)
         os.remove(out)
         if args.kills:
-            kill_rounds(args.program, ckpt, os.path.join(work, "killed.gguf"), want, seconds, args.kills,
-                        random.Random(args.seed))
+            kill_it(args.program, ckpt, os.path.join(work, "killed.gguf"), want, seconds, args.kills,
+                    random.Random(args.seed))
             os.remove(os.path.join(work, "killed.gguf"))
         if args.speed:
             speed(args.program, ckpt, work, n)
