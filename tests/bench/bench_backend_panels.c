@@ -93,7 +93,7 @@ static double best(double a, double b)
 static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
 {
     size_t row_bytes = qformat_row_bytes(type, b->cols);
-    double decode = 0, pack = 0, tiles = 0, loop = 0;
+    double decode = 0, pack = 0, tiles = 0, rows = 0, loop = 0;
     uint32_t repeat = 2000 / n_tok + 1;
     for (int pass = 0; pass < PASSES; pass++) {
         double t0 = clock_now();
@@ -113,15 +113,21 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
         double t3 = clock_now();
         b->keep += b->peak.int8(20000);
         double t4 = clock_now();
+        if (b->k.rows_a8[type]) {
+            b->k.rows_a8[type](b->w, row_bytes, KERN_ROWS, b->t, 4, b->cols, b->out[0],
+                               KERN_ROWS);
+        }
+        double t5 = clock_now();
         decode = best(decode, (t1 - t0) / 20);
         pack = best(pack, (t2 - t1) / n_tok);
         tiles = best(tiles, (t3 - t2) / repeat / n_tok);
+        rows = best(rows, (t5 - t4) / 4);
         loop = best(loop, (t4 - t3) / (20000 * b->peak.int8_ops));
     }
     double ops = 2.0 * KERN_ROWS * b->cols;
-    printf("%-8s %4u %9.0f %7.0f %8.1f %7.0f %6.1f%% %6.1f%%\n", qformat(type)->name, n_tok,
-           decode * 1e9, pack * 1e9, tiles * 1e9, ops / tiles / 1e9, 100 * ops * loop / tiles,
-           100 * ops * loop / (tiles + decode / n_tok));
+    printf("%-8s %4u %9.0f %7.0f %8.1f %7.0f %6.1f%% %6.1f%% %8.0f\n", qformat(type)->name,
+           n_tok, decode * 1e9, pack * 1e9, tiles * 1e9, ops / tiles / 1e9,
+           100 * ops * loop / tiles, 100 * ops * loop / (tiles + decode / n_tok), rows * 1e9);
 }
 
 int main(int argc, char **argv)
@@ -138,7 +144,7 @@ int main(int argc, char **argv)
     peak_select(&b.peak, 0);
     set_up(&b);
     printf("tier %s, %u columns; dot loop: %s\n", b.k.name, b.cols, b.peak.int8_name);
-    puts("format   tok decode ns pack ns  prod ns GFLOP/s of peak with decoding");
+    puts("format   tok decode ns pack ns  prod ns GFLOP/s of peak with decoding  rows ns");
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         fill(&b, types[i]);
         for (size_t j = 0; j < ARRAY_LEN(tokens); j++) {

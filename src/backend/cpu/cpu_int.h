@@ -19,7 +19,7 @@
 #include "quant/act.h"
 
 enum {
-    CPU_FEW = 8,           /* tokens up to which products go row by row, and shares are fixed */
+    CPU_FEW = KERN_FEW,    /* tokens up to which shares are fixed, as in decode */
     CPU_PHASES = 3,        /* phases an op may share out */
     CPU_PACK_TOKENS = 256, /* tokens packed at a time */
     CPU_DOWN_ROWS = 256,   /* MOE_DOWN: columns a worker sums up at a time, at least ... */

@@ -31,6 +31,7 @@ enum {
     KERN_PANEL = 16,  /* weight rows of a packed panel: one lane a row */
     KERN_ROWS = 32,   /* weight rows of a product block: two panels; also one A8 block */
     KERN_TOKENS = 8,  /* tokens of a packed tile */
+    KERN_FEW = 8,     /* more tokens than these go through panels in every tier */
     KERN_HEADS = 16,  /* heads of an attention group */
     KERN_SPLIT = 128, /* ATTN entries of one split (op.h) */
     KERN_CHUNK = 32,  /* HC_MIX columns of one chunk (op.h) */
@@ -119,6 +120,9 @@ struct cpu_kern {
     /* The same in A8 form for rows of one block format, n_row <= 32, straight from the file's
      * bytes. NULL where a tier has none for the format: weight_codes, then row_a8. */
     rows_a8_fn *rows_a8[QT_COUNT];
+    /* Up to so many tokens it is faster to go through the rows one by one, which costs the same
+     * for each token, than to decode a panel (bench_backend_panels). At most KERN_FEW. */
+    uint32_t few;
     /* out[t * out_ld] = DOT(row, x[t]), A8 form, any block format. */
     void (*row_a8)(const struct row_codes *w, const struct act_codes *x, uint32_t n_tok,
                    size_t n, float *out, size_t out_ld);

@@ -251,6 +251,10 @@ static float exp_sum(const float *x, size_t n, float max)
     return v16_sum(v16_load(c));
 }
 
+#ifndef KERN_TIER_FEW
+#define KERN_TIER_FEW KERN_FEW
+#endif
+
 void KERN_INIT(struct cpu_kern *k)
 {
     *k = (struct cpu_kern){
@@ -259,6 +263,7 @@ void KERN_INIT(struct cpu_kern *k)
         .weight_codes = weight_codes,
         .rows_f32 = rows_f32,
         .rows_a8 = {[QT_Q8_0] = rows_q8_0},
+        .few = KERN_TIER_FEW,
         .row_a8 = row_a8,
         .pack_rows_f32 = pack_rows_f32,
         .pack_panel = pack_panel,

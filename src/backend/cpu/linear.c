@@ -68,14 +68,13 @@ static void linear_scratch(const struct exec *e, const struct op *op, struct car
 }
 
 static void linear_item(struct worker *w, const struct op_linear *o, struct prod_tmp *tmp,
-                        const struct prod_item *it)
+                        const struct prod_item *it, struct prod_x *px)
 {
     static const struct opnd none;
-    struct prod_x px;
-    prod_x_set(&px, w, tmp, &o->x, &o->x_act, NULL, it->t0, it->n_tok);
+    prod_x_set(px, w, tmp, &o->x, &o->x_act, NULL, it->t0, it->n_tok);
     for (uint32_t b = it->b0; b < it->b1; b++) {
         struct linear_block lb = linear_block(o, b);
-        linear_products(&px, o, &lb, tmp);
+        linear_products(px, o, &lb, tmp);
         for (uint32_t t = 0; t < it->n_tok; t++) {
             out_put(w, &o->part[lb.part].y, lb.part == 0 ? &o->y_act : &none, it->t0 + t, lb.r0,
                     tmp->out[0][t], lb.n_row);
@@ -96,11 +95,12 @@ static void linear_run(struct worker *w, const struct op *op)
     struct prod_tmp tmp;
     prod_tmp_take(&tmp, &c, o->rows_out ? w->e->p->lim.out_max : w->e->p->lim.t_max, cols,
                   acts);
+    struct prod_x px = {0};
     struct prod_grid g = prod_grid_make(w, rows, n_block);
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);
-        linear_item(w, o, &tmp, &it);
+        linear_item(w, o, &tmp, &it, &px);
     }
 }
 
@@ -144,11 +144,11 @@ static void linear_hc_run(struct worker *w, const struct op *op)
     struct carve c = {.base = w->mem};
     struct prod_tmp tmp;
     prod_tmp_take(&tmp, &c, w->e->p->lim.t_max, o->w.cols, prod_act(&o->w));
+    struct prod_x px = {0};
     struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->d));
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);
-        struct prod_x px;
         prod_x_set(&px, w, &tmp, &o->x, &o->x_act, NULL, it.t0, it.n_tok);
         for (uint32_t b = it.b0; b < it.b1; b++) {
             uint32_t r0 = b * KERN_ROWS, n = MIN(o->d - r0, (uint32_t)KERN_ROWS);
@@ -189,11 +189,11 @@ static void ffn_up_run(struct worker *w, const struct op *op)
     struct prod_tmp tmp;
     prod_tmp_take(&tmp, &c, w->e->p->lim.t_max, MAX(o->w1.cols, o->w3.cols),
                   prod_act(&o->w1) | prod_act(&o->w3));
+    struct prod_x px = {0};
     struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->f));
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);
-        struct prod_x px;
         prod_x_set(&px, w, &tmp, &o->x, &o->x_act, NULL, it.t0, it.n_tok);
         for (uint32_t b = it.b0; b < it.b1; b++) {
             uint32_t r0 = b * KERN_ROWS, n = MIN(o->f - r0, (uint32_t)KERN_ROWS);

@@ -176,13 +176,16 @@ static uint32_t blocks_of(uint32_t rows)
 
 struct up_tmp {
     struct prod_tmp prod;
-    uint32_t *tok;    /* [CPU_PACK_TOKENS] */
-    uint32_t *active; /* [E] experts with tokens */
+    struct prod_x px;
+    const uint32_t *pair; /* px has the tokens of these */
+    uint32_t *tok;        /* [CPU_PACK_TOKENS] */
+    uint32_t *active;     /* [E] experts with tokens */
 };
 
 static void up_tmp_take(struct up_tmp *t, struct carve *c, const struct exec *e,
                         const struct op_moe_up *o)
 {
+    *t = (struct up_tmp){0};
     /* an expert may get several slots of one token only through the table of hash layers */
     prod_tmp_take(&t->prod, c, e->p->lim.t_max * o->k, MAX(o->w1.cols, o->w3.cols),
                   prod_act(&o->w1) | prod_act(&o->w3));
@@ -196,20 +199,30 @@ static void moe_up_scratch(const struct exec *e, const struct op *op, struct car
     up_tmp_take(&t, c, e, &op->moe_up);
 }
 
-/* Blocks [b0, b1) of expert x for pairs [i0, i0 + n) of the list. */
+/* The tokens of n pairs of the list, unless they are there already. */
+static void up_tokens(struct worker *w, const struct op_moe_up *o, struct up_tmp *tmp,
+                      const uint32_t *pair, uint32_t n)
+{
+    if (tmp->pair == pair) { /* lists of experts do not overlap: the same n, too */
+        return;
+    }
+    tmp->pair = pair;
+    for (uint32_t i = 0; i < n; i++) {
+        tmp->tok[i] = pair[i] / o->k;
+    }
+    prod_x_set(&tmp->px, w, &tmp->prod, &o->x, &o->x_act, tmp->tok, 0, n);
+}
+
+/* Blocks [b0, b1) of expert x for n pairs of the list. */
 static void up_blocks(struct worker *w, const struct op_moe_up *o, struct up_tmp *tmp,
                       uint32_t x, const uint32_t *pair, uint32_t n, uint32_t b0, uint32_t b1)
 {
     const struct host_bind *h = &w->e->h;
-    struct prod_x px;
-    for (uint32_t i = 0; i < n; i++) {
-        tmp->tok[i] = pair[i] / o->k;
-    }
-    prod_x_set(&px, w, &tmp->prod, &o->x, &o->x_act, tmp->tok, 0, n);
+    up_tokens(w, o, tmp, pair, n);
     for (uint32_t b = b0; b < b1; b++) {
         uint32_t r0 = b * KERN_ROWS, rows = MIN(o->f - r0, (uint32_t)KERN_ROWS);
-        prod_block(&px, &o->w1, x, r0, rows, 0, tmp->prod.out[0]);
-        prod_block(&px, &o->w3, x, r0, rows, 0, tmp->prod.out[1]);
+        prod_block(&tmp->px, &o->w1, x, r0, rows, 0, tmp->prod.out[0]);
+        prod_block(&tmp->px, &o->w3, x, r0, rows, 0, tmp->prod.out[1]);
         for (uint32_t i = 0; i < n; i++) {
             const float *wt = (const float *)host_row(h, &o->wt, tmp->tok[i]) + pair[i] % o->k;
             w->k->swiglu(tmp->prod.out[0][i], tmp->prod.out[1][i], rows, o->lim, wt);
@@ -293,7 +306,7 @@ static void moe_down_scratch(const struct exec *e, const struct op *op, struct c
 static void down_expert(struct worker *w, const struct op_moe_down *o, struct down_tmp *tmp,
                         uint32_t x, const uint32_t *pair, uint32_t n, uint32_t d0, uint32_t d1)
 {
-    struct prod_x px;
+    struct prod_x px = {0};
     prod_x_set(&px, w, &tmp->prod, &o->h, &o->h_act, pair, 0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
@@ -314,7 +327,7 @@ static void down_shared(struct worker *w, const struct op_moe_down *o, struct do
                         uint32_t t0, uint32_t n, uint32_t d0, uint32_t d1)
 {
     const struct host_bind *h = &w->e->h;
-    struct prod_x px;
+    struct prod_x px = {0};
     prod_x_set(&px, w, &tmp->prod, &o->hs, &o->hs_act, NULL, t0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);

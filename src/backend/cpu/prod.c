@@ -22,7 +22,6 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
 {
     uint32_t max_tok = MIN(n_tok, (uint32_t)CPU_PACK_TOKENS), pad = pad_tok(max_tok);
     bool f32 = (acts >> FORM_F32 & 1) != 0, a8 = (acts >> FORM_A8 & 1) != 0;
-    bool packed = max_tok > CPU_FEW;
     uint64_t blocks = cols / 32;
     *p = (struct prod_tmp){.max_tok = max_tok};
     p->rows_f32 = carve_take(c, pad, sizeof *p->rows_f32);
@@ -32,7 +31,7 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
     if (f32) {
         p->wide = carve_take(c, (uint64_t)cols * KERN_PANEL, sizeof(float));
     }
-    if (f32 && packed) {
+    if (f32 && max_tok > KERN_FEW) {
         p->tiles_f32 = carve_take(c, (uint64_t)cols * pad, sizeof(float));
         p->panels_f32 = carve_take(c, (uint64_t)cols * KERN_ROWS, sizeof(float));
     }
@@ -42,7 +41,7 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
         p->codes.m = carve_take(c, blocks, sizeof(float));
         p->codes.mc = carve_take(c, 2 * blocks, sizeof(int16_t));
     }
-    if (a8 && packed) {
+    if (a8) {
         struct pack_x *x = &p->tiles_a8;
         uint64_t n = blocks * (pad + PACK_PAD);
         x->q = carve_take(c, n, 64);
@@ -58,6 +57,11 @@ void prod_x_set(struct prod_x *px, const struct worker *w, struct prod_tmp *tmp,
                 uint32_t row0, uint32_t n)
 {
     assert(n <= tmp->max_tok);
+    bool same = px->tmp == tmp && px->x == x && px->x_act == x_act && px->n == n &&
+                px->row0 == row0 && !px->row && !row;
+    if (same) {
+        return;
+    }
     *px = (struct prod_x){
         .w = w, .tmp = tmp, .x = x, .x_act = x_act, .n = n, .row = row, .row0 = row0};
 }
@@ -102,12 +106,18 @@ static void pack_tokens(struct prod_x *px, uint32_t form, uint32_t cols, uint32_
     }
 }
 
+static bool is_packed(const struct prod_x *px, uint32_t form)
+{
+    return px->n > (form == FORM_A8 ? px->w->k->few : (uint32_t)KERN_FEW);
+}
+
 /* Makes the form's pointers (and tiles) for these columns, unless they are there. turned: see
  * cpu_kern; matrices that take turns with the same tokens are of one format in every recipe. */
 static void need_tokens(struct prod_x *px, uint32_t form, uint32_t col0, uint32_t cols,
                         bool turned)
 {
-    bool packed = px->n > CPU_FEW, same = form == FORM_F32 || !packed || px->turned == turned;
+    bool packed = is_packed(px, form),
+         same = form == FORM_F32 || !packed || px->turned == turned;
     if (px->ready[form] && px->col0[form] == col0 && px->cols[form] == cols && same) {
         return;
     }
@@ -214,7 +224,7 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
     r.next.p = (const char *)r.base + n_row * r.row_bytes;
     r.next.bytes = MIN(m->rows - r0 - n_row, n_row) * r.row_bytes;
     need_tokens(px, m->act, col0, m->cols, px->w->k->turned[r.type]);
-    bool packed = px->n > CPU_FEW;
+    bool packed = is_packed(px, m->act);
     if (m->act == FORM_F32) {
         (packed ? many_f32 : few_f32)(px, &r, out);
     } else {

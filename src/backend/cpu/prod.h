@@ -1,9 +1,9 @@
 /* prod.h - products of weight rows with the activation rows of many or few tokens, for all the
  * ops that contain one. A worker gathers the tokens once (struct prod_x), then asks for blocks
  * of up to 32 weight rows; out[t][r] has the sums, whatever the weight's type and the number of
- * tokens. Up to CPU_FEW tokens go row by row (decode: each weight is used once, memory is the
- * limit); more are packed into tiles, and blocks of weight rows into panels, once per block
- * (prefill). Both give the same bits (op.h). */
+ * tokens. One or two tokens go row by row (decode: each weight is used once, memory is the
+ * limit; cpu_kern.few has the number); more are packed into tiles, and blocks of weight rows
+ * into panels, once per block (prefill). Both give the same bits (op.h). */
 #ifndef CPU_PROD_H
 #define CPU_PROD_H
 
@@ -31,7 +31,7 @@ static inline uint32_t prod_act(const struct opmat *m)
     return m->w == WEIGHT_NONE ? 0 : 1u << m->act;
 }
 
-/* The gathered tokens. Fill with prod_x_begin and prod_x_add; forms are packed when first used. */
+/* The gathered tokens: all 0 before the first prod_x_set; forms are packed when first used. */
 struct prod_x {
     const struct worker *w;
     struct prod_tmp *tmp;
@@ -43,7 +43,8 @@ struct prod_x {
     const uint32_t *row; /* [n] rows of the operands; NULL: row0, row0 + 1, ... */
     uint32_t row0;
 };
-/* Rows row[0..n) (NULL: row0 ..) of the operands x and x_act; n at most tmp->max_tok. */
+/* Rows row[0..n) (NULL: row0 ..) of the operands x and x_act; n at most tmp->max_tok. The same
+ * row0 and n again, without `row`, keeps what is packed: to be called for every item of an op. */
 void prod_x_set(struct prod_x *px, const struct worker *w, struct prod_tmp *tmp,
                 const struct opnd *x, const struct opnd *x_act, const uint32_t *row,
                 uint32_t row0, uint32_t n);

@@ -2,5 +2,6 @@
  * vocabulary of vec_avx512.h. */
 #include "backend/cpu/x86/vec_avx512.h"
 #define KERN_NAME "avx512"
+#define KERN_TIER_FEW 3
 #define KERN_INIT kern_init_avx512
 #include "backend/cpu/kern_c.h"

@@ -19,6 +19,7 @@
 void kern_init_avx512vnni(struct cpu_kern *k)
 {
     k->name = "avx512vnni";
+    k->few = 2;
     k->pack_panel = pack_panel_vbmi;
     k->pack_tokens_a8 = pack_tokens_vbmi;
     k->turned[QT_IQ2_XXS] = true;

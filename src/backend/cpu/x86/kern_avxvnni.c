@@ -11,6 +11,7 @@
 void kern_init_avxvnni(struct cpu_kern *k)
 {
     k->name = "avxvnni";
+    k->few = 3;
     k->pack_panel = pack_panel;
     k->pack_tokens_a8 = pack_tokens_a8;
     k->tiles_a8 = tiles_a8;
