@@ -93,7 +93,8 @@ static double best(double a, double b)
 static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
 {
     size_t row_bytes = qformat_row_bytes(type, b->cols);
-    double decode = 0, pack = 0, tiles = 0, rows = 0, loop = 0;
+    double decode = 0, pack = 0, tiles = 0, rows = 0, both = 0, loop = 0;
+    lanes_a8_fn *lanes = n_tok <= KERN_LANE_TOKENS ? b->k.lanes_a8[type] : NULL;
     uint32_t repeat = 2000 / n_tok + 1;
     for (int pass = 0; pass < PASSES; pass++) {
         double t0 = clock_now();
@@ -118,16 +119,22 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
                                KERN_ROWS);
         }
         double t5 = clock_now();
+        if (lanes) {
+            lanes(b->w, row_bytes, &b->x, n_tok, b->cols, (struct next_rows){0}, b->lo, b->out);
+        }
+        double t6 = clock_now();
         decode = best(decode, (t1 - t0) / 20);
         pack = best(pack, (t2 - t1) / n_tok);
         tiles = best(tiles, (t3 - t2) / repeat / n_tok);
         rows = best(rows, (t5 - t4) / 4);
+        both = best(both, lanes ? t6 - t5 : 0);
         loop = best(loop, (t4 - t3) / (20000 * b->peak.int8_ops));
     }
     double ops = 2.0 * KERN_ROWS * b->cols;
+    both = lanes ? both / n_tok : tiles + decode / n_tok;
     printf("%-8s %4u %9.0f %7.0f %8.1f %7.0f %6.1f%% %6.1f%% %8.0f\n", qformat(type)->name,
            n_tok, decode * 1e9, pack * 1e9, tiles * 1e9, ops / tiles / 1e9,
-           100 * ops * loop / tiles, 100 * ops * loop / (tiles + decode / n_tok), rows * 1e9);
+           100 * ops * loop / tiles, 100 * ops * loop / both, rows * 1e9);
 }
 
 int main(int argc, char **argv)

@@ -317,12 +317,13 @@ struct tokens {
     int16_t sum[(MAX_TOK + PACK_PAD) * MAX_N / 32][2];
 };
 
-/* Products of n_tok tokens with two panels, of sixteen rows and of what is left of n_row. */
-static void packed_products(const struct cpu_kern *k, uint32_t type, const void *w,
+/* Products of n_tok tokens with n_row rows: with two panels, of sixteen rows and of what is left,
+ * or lane by lane where the tier can and `lanes` is set; false: it cannot. */
+static bool packed_products(const struct cpu_kern *k, uint32_t type, const void *w,
                             size_t row_bytes, uint32_t n_row, const struct act_codes *x,
-                            uint32_t n_tok, size_t n, float (*out)[KERN_ROWS])
+                            uint32_t n_tok, size_t n, bool lanes, float (*out)[KERN_ROWS])
 {
-    static struct pack_w panel[2][MAX_N / 32];
+    static _Alignas(64) struct pack_w panel[2][MAX_N / 32];
     static struct tokens t;
     struct pack_x px = {.stride = n_tok + PACK_PAD,
                         .turned = k->turned[type],
@@ -331,12 +332,20 @@ static void packed_products(const struct cpu_kern *k, uint32_t type, const void 
                         .bias = t.bias,
                         .sum = t.sum};
     assert_true(n_tok <= MAX_TOK);
+    struct next_rows next = {w, n_row * row_bytes};
+    if (lanes && (!k->lanes_a8[type] || n_row != KERN_ROWS || n_tok > KERN_LANE_TOKENS)) {
+        return false;
+    }
+    k->pack_tokens_a8(x, n_tok, n, &px);
+    if (lanes) {
+        k->lanes_a8[type](w, row_bytes, &px, n_tok, n, next, panel[0], out);
+        return true;
+    }
     k->pack_panel(type, w, row_bytes, 16, n, panel[0]);
     k->pack_panel(type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n, panel[1]);
-    k->pack_tokens_a8(x, n_tok, n, &px);
-    struct next_rows next = {w, n_row * row_bytes};
     k->tiles_a8(type, (const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok, n, next,
                 out);
+    return true;
 }
 
 static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, size_t n,
@@ -345,7 +354,7 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
     static unsigned char w[ROWS][MAX_N * 4], act[MAX_TOK][MAX_N * 2];
     static int16_t cw[MAX_N], mc[MAX_N / 16];
     static float d[MAX_N / 32], m[MAX_N / 32];
-    static float few[MAX_TOK][ROWS], many[MAX_TOK][KERN_ROWS];
+    static float few[MAX_TOK][ROWS], many[MAX_TOK][KERN_ROWS], lane[MAX_TOK][KERN_ROWS];
     struct row_codes codes = {cw, d, m, mc, false};
     struct act_codes x[MAX_TOK];
     for (uint32_t t = 0; t < n_tok; t++) {
@@ -362,7 +371,14 @@ static void check_a8(const struct cpu_kern *k, struct rng *r, uint32_t type, siz
         k->row_a8(&codes, x, n_tok, n, few[0] + i, ROWS);
     }
     int n_row = n_tok % 2 ? ROWS : ROWS - 3; /* whole panels, and not */
-    packed_products(k, type, w, sizeof w[0], (uint32_t)n_row, x, n_tok, n, many);
+    packed_products(k, type, w, sizeof w[0], (uint32_t)n_row, x, n_tok, n, false, many);
+    if (packed_products(k, type, w, sizeof w[0], (uint32_t)n_row, x, n_tok, n, true, lane)) {
+        for (uint32_t t = 0; t < n_tok; t++) { /* one that is different is seen below */
+            for (uint32_t i = 0; i < KERN_ROWS; i++) {
+                many[t][i] = same_value(many[t][i], lane[t][i]) ? many[t][i] : -1e30f;
+            }
+        }
+    }
     if (k->rows_a8[type]) { /* the direct kernel instead, in two calls of any size */
         uint32_t first = 1 + n_tok % 8;
         memset(few, 0xFF, sizeof few);

@@ -28,13 +28,14 @@ enum cpu_tier {
 };
 
 enum {
-    KERN_PANEL = 16,  /* weight rows of a packed panel: one lane a row */
-    KERN_ROWS = 32,   /* weight rows of a product block: two panels; also one A8 block */
-    KERN_TOKENS = 8,  /* tokens of a packed tile */
-    KERN_FEW = 8,     /* more tokens than these go through panels in every tier */
-    KERN_HEADS = 16,  /* heads of an attention group */
-    KERN_SPLIT = 128, /* ATTN entries of one split (op.h) */
-    KERN_CHUNK = 32,  /* HC_MIX columns of one chunk (op.h) */
+    KERN_PANEL = 16,       /* weight rows of a packed panel: one lane a row */
+    KERN_ROWS = 32,        /* weight rows of a product block: two panels; also one A8 block */
+    KERN_TOKENS = 8,       /* tokens of a packed tile */
+    KERN_FEW = 8,          /* more tokens than these go through panels in every tier */
+    KERN_LANE_TOKENS = 48, /* of cpu_kern.lanes_a8 */
+    KERN_HEADS = 16,       /* heads of an attention group */
+    KERN_SPLIT = 128,      /* ATTN entries of one split (op.h) */
+    KERN_CHUNK = 32,       /* HC_MIX columns of one chunk (op.h) */
 };
 
 /* Packed forms. A dot product visits its 16 partial sums ("lanes" of op.h) in the order 0, 8,
@@ -104,6 +105,10 @@ typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
                         const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
                         size_t out_ld);
 
+typedef void lanes_a8_fn(const void *w, size_t row_bytes, const struct pack_x *x,
+                         uint32_t n_tok, size_t n, struct next_rows next,
+                         struct pack_w *scratch, float (*out)[KERN_ROWS]);
+
 struct cpu_kern {
     const char *name; /* "c", "avx2", "avx512vnni", ... */
 
@@ -147,6 +152,9 @@ struct cpu_kern {
     /* out[t][r] for two panels of a format and n_tok tokens. */
     void (*tiles_a8)(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
                      uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS]);
+    /* The same straight from 32 rows of the file, where that is faster for n_tok <=
+     * KERN_LANE_TOKENS; else NULL. scratch: as much as the panels would take, aligned to 64. */
+    lanes_a8_fn *lanes_a8[QT_COUNT];
 
     /* ---- vectors ---- */
     void (*exp_vec)(float *x, size_t n); /* in place */

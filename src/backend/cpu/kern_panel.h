@@ -251,6 +251,19 @@ static inline i16 byte_of(const i16 x[4], int i, int shift, int mask)
     return field(x[i / 4], 8 * (i % 4) + shift, mask);
 }
 
+/* Group g of a block of 256. sc: its scales and minima; q: the eight words that have its codes. */
+static inline void put_q2_k(const i16 sc[4], const i16 q[8], int g, struct pack_w *to)
+{
+    i16 s0 = byte_of(sc, 2 * g, 0, 15), s1 = byte_of(sc, 2 * g + 1, 0, 15);
+    s0 = pair(s0, s0); /* times two codes at once: no carry */
+    s1 = pair(s1, s1);
+    UNROLL for (int k = 0; k < 8; k++)
+    {
+        put_biased(to, k, i16_mul16(bits(q[k], 2 * (g % 4), 3), k < 4 ? s0 : s1));
+    }
+    i16_store(to->mc, pair(byte_of(sc, 2 * g, 4, 15), byte_of(sc, 2 * g + 1, 4, 15)));
+}
+
 static void panel_q2_k(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
 {
     struct panel_at at = panel_at(panel, n);
@@ -269,16 +282,8 @@ static void panel_q2_k(const char *w, size_t row_bytes, size_t n, struct pack_w 
             {
                 int g = 4 * half + j;
                 struct pack_w *to = panel_block(&at, 8 * i + (size_t)g);
-                i16 s0 = byte_of(sc, 2 * g, 0, 15), s1 = byte_of(sc, 2 * g + 1, 0, 15);
-                s0 = pair(s0, s0); /* times two codes at once: no carry */
-                s1 = pair(s1, s1);
-                UNROLL for (int k = 0; k < 8; k++)
-                {
-                    put_biased(to, k, i16_mul16(bits(q[k], 2 * j, 3), k < 4 ? s0 : s1));
-                }
+                put_q2_k(sc, q, g, to);
                 put_d_m(to, d, m);
-                i16_store(to->mc,
-                          pair(byte_of(sc, 2 * g, 4, 15), byte_of(sc, 2 * g + 1, 4, 15)));
             }
         }
     }

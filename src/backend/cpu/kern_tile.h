@@ -267,50 +267,94 @@ static inline void ask_ahead(struct next_rows *a, size_t step)
     a->bytes -= n;
 }
 
-/* A batch of tokens through all lanes. */
-TILE_INLINE void tile_batch(struct panel_kind kind, const struct pack_w *const w[V16_PANELS],
-                            const struct pack_x *x, uint32_t t0, uint32_t n_tok, size_t n_block,
-                            struct next_rows next, float (*out)[KERN_ROWS])
+/* A batch of tokens on its way through the lanes. */
+struct tile_batch {
+    const struct pack_x *x;
+    uint32_t t0; /* its first token */
+    struct tile_cut cut;
+    struct next_rows next;
+    size_t step;
+    struct tile_stack *stack; /* [cut.n] */
+};
+
+TILE_INLINE struct tile_batch tile_batch(struct panel_kind kind, const struct pack_x *x,
+                                         uint32_t t0, uint32_t n_tok, struct next_rows next,
+                                         struct tile_stack *stack)
 {
-    struct tile_stack stack[TILE_BATCH / TILE_HALVES];
-    uint32_t most = kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS;
-    struct tile_cut cut = tile_cut(n_tok, most);
-    size_t k = 0, step = (next.bytes / (16 * cut.n) + 64) / 64 * 64;
-    for (int i = 0; i < 16; i++) {
-        size_t len = n_block / 16 + (lane_order[i] < n_block % 16);
-        for (uint32_t j = 0; j < cut.n; j++) {
-            ask_ahead(&next, step);
-            size_t first = k * x->stride + t0 + tile_first(&cut, j);
-            struct tile_at at = {.q = x->q + first * X_BYTES,
-                                 .d = x->d + first,
-                                 .bias = W_BIAS ? x->bias + first : NULL,
-                                 .sum = x->sum + first};
-            for (int p = 0; p < V16_PANELS; p++) {
-                at.w[p] = w[p] + k;
-            }
-            tile_lane_any(kind, &at, x->stride, len, i, cut.width + (j < cut.wider), &stack[j]);
+    struct tile_cut cut =
+        tile_cut(n_tok, kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS);
+    return (struct tile_batch){.x = x,
+                               .t0 = t0,
+                               .cut = cut,
+                               .next = next,
+                               .step = (next.bytes / (16 * cut.n) + 64) / 64 * 64,
+                               .stack = stack};
+}
+
+static inline uint32_t tile_width(const struct tile_cut *c, uint32_t j)
+{
+    return c->width + (j < c->wider);
+}
+
+/* The lane visited as number i: w has its n_block blocks, the planes of x have them from place k
+ * on. */
+TILE_INLINE void tile_batch_lane(struct panel_kind kind, struct tile_batch *b,
+                                 const struct pack_w *const w[V16_PANELS], size_t k,
+                                 size_t n_block, int i)
+{
+    const struct pack_x *x = b->x;
+    for (uint32_t j = 0; j < b->cut.n; j++) {
+        ask_ahead(&b->next, b->step);
+        size_t first = k * x->stride + b->t0 + tile_first(&b->cut, j);
+        struct tile_at at = {.q = x->q + first * X_BYTES,
+                             .d = x->d + first,
+                             .bias = W_BIAS ? x->bias + first : NULL,
+                             .sum = x->sum + first};
+        for (int p = 0; p < V16_PANELS; p++) {
+            at.w[p] = w[p];
         }
-        k += len;
+        tile_lane_any(kind, &at, x->stride, n_block, i, tile_width(&b->cut, j), &b->stack[j]);
     }
-    for (uint32_t j = 0; j < cut.n; j++) {
-        for (uint32_t t = 0; t < cut.width + (j < cut.wider); t++) {
+}
+
+/* The sums, after all lanes; out[0] is the batch's first token. */
+static inline void tile_batch_end(const struct tile_batch *b, float (*out)[KERN_ROWS])
+{
+    for (uint32_t j = 0; j < b->cut.n; j++) {
+        for (uint32_t t = 0; t < tile_width(&b->cut, j); t++) {
             for (int p = 0; p < V16_PANELS; p++) {
-                v16_store(out[tile_first(&cut, j) + t] + p * KERN_PANEL, stack[j].sum[0][p][t]);
+                v16_store(out[tile_first(&b->cut, j) + t] + p * KERN_PANEL,
+                          b->stack[j].sum[0][p][t]);
             }
         }
     }
+}
+
+static inline size_t lane_blocks(int i, size_t n_block)
+{
+    return n_block / 16 + (lane_order[i] < n_block % 16);
 }
 
 TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[2],
                            const struct pack_x *x, uint32_t n_tok, size_t n,
                            struct next_rows next, float (*out)[KERN_ROWS])
 {
+    struct tile_stack stack[TILE_BATCH / TILE_HALVES];
     struct tile_cut cut = tile_cut(n_tok, TILE_BATCH);
-    for (uint32_t i = 0; i < cut.n; i++) {
-        uint32_t t0 = tile_first(&cut, i);
+    for (uint32_t c = 0; c < cut.n; c++) {
+        uint32_t t0 = tile_first(&cut, c);
         for (int p = 0; p < 2; p += V16_PANELS) {
-            tile_batch(kind, w + p, x, t0, cut.width + (i < cut.wider), n / 32, next,
-                       (float(*)[KERN_ROWS])(out[t0] + p * KERN_PANEL));
+            struct tile_batch b = tile_batch(kind, x, t0, tile_width(&cut, c), next, stack);
+            size_t k = 0;
+            for (int i = 0; i < 16; i++) {
+                const struct pack_w *at[V16_PANELS];
+                for (int q = 0; q < V16_PANELS; q++) {
+                    at[q] = w[p + q] + k;
+                }
+                tile_batch_lane(kind, &b, at, k, lane_blocks(i, n / 32), i);
+                k += lane_blocks(i, n / 32);
+            }
+            tile_batch_end(&b, (float(*)[KERN_ROWS])(out[t0] + p * KERN_PANEL));
             next.bytes = 0; /* the first batch has asked for everything */
         }
     }

@@ -199,6 +199,11 @@ static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     const struct cpu_kern *k = px->w->k;
     struct prod_tmp *tmp = px->tmp;
     struct pack_w *lo = tmp->panels_a8, *hi = lo + r->cols / 32;
+    if (k->lanes_a8[r->type] && r->n_row == KERN_ROWS && px->n <= KERN_LANE_TOKENS) {
+        k->lanes_a8[r->type](r->base, r->row_bytes, &tmp->tiles_a8, px->n, r->cols, r->next, lo,
+                             out);
+        return;
+    }
     uint32_t n_lo = MIN(r->n_row, (uint32_t)KERN_PANEL);
     k->pack_panel(r->type, r->base, r->row_bytes, n_lo, r->cols, lo);
     if (r->n_row > n_lo) {

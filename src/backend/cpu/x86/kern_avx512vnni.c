@@ -24,5 +24,7 @@ void kern_init_avx512vnni(struct cpu_kern *k)
     k->pack_tokens_a8 = pack_tokens_vbmi;
     k->turned[QT_IQ2_XXS] = true;
     k->tiles_a8 = tiles_a8;
+    k->lanes_a8[QT_Q2_K] = lanes_q2_k;
+    k->lanes_a8[QT_IQ2_XXS] = lanes_iq2_xxs;
     dot_table(k);
 }

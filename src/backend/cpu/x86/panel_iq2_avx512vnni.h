@@ -3,6 +3,7 @@
 #ifndef CPU_PANEL_IQ2_AVX512VNNI_H
 #define CPU_PANEL_IQ2_AVX512VNNI_H
 
+#include "backend/cpu/kern_lane.h"
 #include "backend/cpu/x86/dot_iq2_avx512vnni.h"
 
 /* A control of vpmultishiftqb: byte i of each dword takes eight bits from bit `step` * i of the
@@ -29,7 +30,7 @@ DOT_INLINE void put_levels(struct pack_w *to, int group, __m512i level, int at, 
  * at once. Element 4h + i of all k makes a vector (turned): byte k takes its code from bit 2i
  * (4, shifted, for i = 3) and its sign from bit i (4 for i = 0) of a byte k, which is what the
  * tables panel[i] expect, so that hardly anything needs to be moved. */
-DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
+DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word, v16 d,
                         struct pack_w *to)
 {
     __mmask64 bit7 = _mm512_movepi8_mask(index);
@@ -46,6 +47,9 @@ DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
         put_levels(to, 4 * h + 2, t->panel[2], 2, four, code);
         put_levels(to, 4 * h + 3, t->panel[3], 3, four, i16_srl(code, 2));
     }
+    v16_store(to->d, d);
+    /* 2 s + 1, s being the top four bits */
+    v16_store(to->s[0], i16_to_f32(i16_or(i16_srl(word, 27), i16_set1(1))));
 }
 
 static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
@@ -58,17 +62,35 @@ static void panel_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct pack
             i16 q[4];
             i16_rows(w + 2 + 16 * two, row_bytes, q);
             for (size_t odd = 0; odd < 2; odd++) {
-                struct pack_w *to = panel_block(&at, 8 * i + 2 * two + odd);
-                __m512i word = q[2 * odd + 1];
-                put_iq2(t, q[2 * odd], word, to);
-                v16_store(to->d, d);
-                /* 2 s + 1, s being the top four bits */
-                i16 s = i16_or(i16_srl(word, 27), i16_set1(1));
-                v16_store(to->s[0], i16_to_f32(s));
+                put_iq2(t, q[2 * odd], q[2 * odd + 1], d,
+                        panel_block(&at, 8 * i + 2 * two + odd));
             }
         }
     }
 }
+
+/* The file's words as they are, and d. */
+static void words_iq2_xxs(const char *w, size_t row_bytes, size_t n, struct lane_words *to)
+{
+    iq2_tables_get();
+    for (size_t i = 0; i < n / 256; i++, w += 66, to++) {
+        UNROLL for (int k = 0; k < 4; k++)
+        {
+            i16_rows(w + 2 + 16 * k, row_bytes, to->word + 4 * k);
+        }
+        v16_store(&to->word[16], v16_mul(scale_first(w, row_bytes), v16_set1(0.125f)));
+    }
+}
+
+TILE_INLINE void decode_iq2_xxs(const struct lane_words *from, int g, size_t n_block,
+                                struct pack_w *to)
+{
+    const struct iq2_tables *t = &iq2_tables; /* there since words_iq2_xxs */
+    for (size_t b = 0; b < n_block; b++, from += 2, to++) {
+        put_iq2(t, from->word[2 * g], from->word[2 * g + 1], v16_load(&from->word[16]), to);
+    }
+}
+LANES(iq2_xxs, PANEL_SCALED, false)
 
 static void turn_codes(struct pack_w *w)
 {
