@@ -239,29 +239,28 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
 
 /* ---- cutting ---- */
 
-/* Few tokens: one item a block. Else token groups as large as a gathering, and block ranges so
- * that there are about two items a worker, but rather long ranges: each item packs its tokens. */
+/* Few tokens: one item a block. Else a token group is as large as a gathering, so that a block's
+ * decoding is shared by as many as possible, and items are a few blocks of a group: a worker
+ * packs each group once and keeps it from item to item. Where there are so few blocks that
+ * packing would cost more than decoding, groups are smaller and items are all blocks. */
 struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block)
 {
-    struct prod_grid g = {.n_tok = n_tok, .n_block = n_block};
+    struct prod_grid g = {.n_tok = n_tok, .n_block = n_block, .tok_group = n_tok};
     if (n_tok == 0 || n_block == 0) {
         return g;
     }
-    if (n_tok <= CPU_FEW) {
-        g.tok_group = n_tok;
-        g.block_range = 1;
-        g.n_item = n_block;
-        return g;
+    g.block_range = 1;
+    if (n_tok > CPU_FEW) {
+        uint32_t groups = (n_tok + CPU_PACK_TOKENS - 1) / CPU_PACK_TOKENS;
+        bool is_wide = n_block >= 16 * w->n;
+        if (!is_wide) { /* of 64 or more tokens, which still pay for a block's decoding */
+            groups = MAX(groups, MIN((n_tok + 63) / 64, 2 * w->n));
+        }
+        g.block_range = is_wide              ? 4
+                        : groups >= 2 * w->n ? n_block
+                                             : MAX(n_block * groups / (2 * w->n), 1u);
+        g.tok_group = pad_tok((n_tok + groups - 1) / groups);
     }
-    uint32_t groups = (n_tok + CPU_PACK_TOKENS - 1) / CPU_PACK_TOKENS;
-    uint32_t want = 2 * w->n, most_groups = (n_tok + 63) / 64;
-    if (groups < want) { /* groups of 64 or more tokens still pay for a block's decoding */
-        groups = MIN(most_groups, MAX(groups, want));
-    }
-    uint32_t ranges = MAX((want + groups - 1) / groups, 1u);
-    ranges = MIN(ranges, groups >= want ? 1u : MAX(n_block / 2, 1u));
-    g.tok_group = pad_tok((n_tok + groups - 1) / groups);
-    g.block_range = (n_block + ranges - 1) / ranges;
     g.n_item = ((n_tok + g.tok_group - 1) / g.tok_group) *
                ((n_block + g.block_range - 1) / g.block_range);
     return g;

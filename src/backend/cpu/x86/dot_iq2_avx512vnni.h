@@ -19,7 +19,6 @@
 
 struct iq2_tables {
     __m512i low[4], high[4]; /* codes of elements 0..3 and 4..7 of the entries */
-    __m512i signs[2], level; /* of the panels */
     __m512i first, second;   /* 128 +- level: code in bits 0, 1 and sign in 4; 2, 3 and 5 */
     __m512i panel[4];        /* the same for panel_iq2_avx512vnni.h: see there */
 };
@@ -62,12 +61,6 @@ static void iq2_tables_make(void)
     t->panel[1] = iq2_levels(2, 1);
     t->panel[2] = iq2_levels(4, 2);
     t->panel[3] = iq2_levels(4, 3);
-    t->signs[0] = load64(quant_signs7);
-    t->signs[1] = load64(quant_signs7 + 64);
-    /* bits 0, 1: code; bit 2: minus; repeated, since the permute reads six bits */
-    t->level = _mm512_set1_epi64((
-        long long)((uint64_t)(128 - 43) << 48 | (uint64_t)(128 - 25) << 40 |
-                   (uint64_t)(128 - 8) << 32 | (128 + 43) << 16 | (128 + 25) << 8 | (128 + 8)));
 }
 
 /* Made once, by the first caller. */

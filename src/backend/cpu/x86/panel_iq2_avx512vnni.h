@@ -36,12 +36,16 @@ DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
     __mmask64 bit7 = _mm512_movepi8_mask(index);
     __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
     __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(7), word);
-    __m512i signs = _mm512_permutex2var_epi8(t->signs[0], fields, t->signs[1]);
+    /* signs 0 to 7 in their bits, and the nibbles the other way round */
+    __m512i signs = _mm512_gf2p8affine_epi64_epi8(
+        fields, _mm512_set1_epi64(0x010204081020407F), 0);
+    __m512i swapped = _mm512_gf2p8affine_epi64_epi8(
+        fields, _mm512_set1_epi64(0x1020407F01020408), 0);
     UNROLL for (int h = 0; h < 2; h++)
     {
         __m512i code = iq2_plane(h ? t->high : t->low, index, bit6, bit7);
-        __m512i four = h ? i16_srl(signs, 4) : signs;  /* signs in bits 0 to 3 */
-        __m512i first = h ? signs : i16_sll(signs, 4); /* and in bit 4 */
+        __m512i four = h ? swapped : signs;  /* signs in bits 0 to 3 */
+        __m512i first = h ? signs : swapped; /* and in bit 4 */
         put_levels(to, 4 * h, t->panel[0], 4, first, code);
         put_levels(to, 4 * h + 1, t->panel[1], 1, four, code);
         put_levels(to, 4 * h + 2, t->panel[2], 2, four, code);
