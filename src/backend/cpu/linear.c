@@ -96,7 +96,7 @@ static void linear_run(struct worker *w, const struct op *op)
     prod_tmp_take(&tmp, &c, o->rows_out ? w->e->p->lim.out_max : w->e->p->lim.t_max, cols,
                   acts);
     struct prod_x px = {0};
-    struct prod_grid g = prod_grid_make(w, rows, n_block);
+    struct prod_grid g = prod_grid_make(w, rows, n_block, cols);
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);
@@ -145,7 +145,7 @@ static void linear_hc_run(struct worker *w, const struct op *op)
     struct prod_tmp tmp;
     prod_tmp_take(&tmp, &c, w->e->p->lim.t_max, o->w.cols, prod_act(&o->w));
     struct prod_x px = {0};
-    struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->d));
+    struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->d), o->w.cols);
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);
@@ -190,7 +190,7 @@ static void ffn_up_run(struct worker *w, const struct op *op)
     prod_tmp_take(&tmp, &c, w->e->p->lim.t_max, MAX(o->w1.cols, o->w3.cols),
                   prod_act(&o->w1) | prod_act(&o->w3));
     struct prod_x px = {0};
-    struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->f));
+    struct prod_grid g = prod_grid_make(w, w->s->n_tok, blocks_of(o->f), o->w1.cols);
     struct share sh = share_make(w, 0, g.n_item);
     for (uint32_t i; share_next(&sh, &i);) {
         struct prod_item it = prod_grid_item(&g, i);

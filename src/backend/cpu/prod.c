@@ -239,11 +239,19 @@ void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t
 
 /* ---- cutting ---- */
 
-/* Few tokens: one item a block. Else a token group is as large as a gathering, so that a block's
- * decoding is shared by as many as possible, and items are a few blocks of a group: a worker
- * packs each group once and keeps it from item to item. Where there are so few blocks that
- * packing would cost more than decoding, groups are smaller and items are all blocks. */
-struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block)
+/* Tokens of a group: as many as possible share a block's decoding, but packed they should leave
+ * room in the second-level cache for the block. */
+static uint32_t group_most(uint32_t cols)
+{
+    uint32_t fit = (uint32_t)CPU_PACK_BYTES / MAX(cols, 1u);
+    return MIN(MAX(fit, 64u), (uint32_t)CPU_PACK_TOKENS);
+}
+
+/* Few tokens: one item a block. Else items are a few blocks of a token group: a worker packs
+ * each group once and keeps it from item to item. Where there are so few blocks that packing
+ * would cost more than decoding, groups are smaller and items are all blocks. */
+struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block,
+                                uint32_t cols)
 {
     struct prod_grid g = {.n_tok = n_tok, .n_block = n_block, .tok_group = n_tok};
     if (n_tok == 0 || n_block == 0) {
@@ -251,7 +259,7 @@ struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t
     }
     g.block_range = 1;
     if (n_tok > CPU_FEW) {
-        uint32_t groups = (n_tok + CPU_PACK_TOKENS - 1) / CPU_PACK_TOKENS;
+        uint32_t most = group_most(cols), groups = (n_tok + most - 1) / most;
         bool is_wide = n_block >= 16 * w->n;
         if (!is_wide) { /* of 64 or more tokens, which still pay for a block's decoding */
             groups = MAX(groups, MIN((n_tok + 63) / 64, 2 * w->n));
@@ -259,7 +267,7 @@ struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t
         g.block_range = is_wide              ? 4
                         : groups >= 2 * w->n ? n_block
                                              : MAX(n_block * groups / (2 * w->n), 1u);
-        g.tok_group = pad_tok((n_tok + groups - 1) / groups);
+        g.tok_group = ((n_tok + groups - 1) / groups + 7) / 8 * 8;
     }
     g.n_item = ((n_tok + g.tok_group - 1) / g.tok_group) *
                ((n_block + g.block_range - 1) / g.block_range);

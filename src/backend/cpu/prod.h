@@ -52,13 +52,15 @@ void prod_x_set(struct prod_x *px, const struct worker *w, struct prod_tmp *tmp,
 void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,
                 uint32_t n_row, uint32_t col0, float (*out)[KERN_ROWS]);
 
-/* How T tokens and n_block row blocks are cut into items: token groups times block ranges. */
+/* How T tokens and n_block row blocks of `cols` columns are cut into items: token groups times
+ * block ranges. */
 struct prod_grid {
     uint32_t n_tok, n_block;
     uint32_t tok_group, block_range; /* per item */
     uint32_t n_item;
 };
-struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block);
+struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t n_block,
+                                uint32_t cols);
 struct prod_item {
     uint32_t t0, n_tok, b0, b1;
 };
