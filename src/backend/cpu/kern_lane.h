@@ -71,7 +71,7 @@ TILE_INLINE void lanes(struct panel_kind kind, lane_words_fn *words, lane_decode
                        float (*out)[KERN_ROWS])
 {
     _Static_assert(V16_PANELS == 2, "both panels at a time");
-    struct tile_stack stack[KERN_LANE_TOKENS / TILE_TOKENS];
+    struct tile_stack stack[(KERN_LANE_TOKENS + TILE_TOKENS - 1) / TILE_TOKENS];
     struct tile_batch batch = tile_batch(kind, x, 0, n_tok, next, stack);
     size_t most = n / 512 + 1, k = 0;
     struct lane_words *from = (struct lane_words *)(scratch + 2 * most);

@@ -16,7 +16,7 @@ enum {
     PACK_GROUP = 16  /* tokens packed together */
 };
 
-_Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 6, "tile_lane_any");
+_Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 8, "tile_lane_any");
 
 /* One copy of the code for every kind of panel and width of tile: these are constants. */
 #define TILE_INLINE static inline __attribute__((always_inline))
@@ -246,7 +246,11 @@ TILE_INLINE void tile_lane_any(struct panel_kind kind, const struct tile_at *at,
                                struct tile_stack *stack)
 {
     const uint32_t most = kind.form == PANEL_HALVES ? TILE_HALVES : TILE_TOKENS;
-    if (most > 4 && n_tok == 6) {
+    if (most > 7 && n_tok == 8) {
+        tile_lane(kind, *at, stride, n_block, i, 8, stack);
+    } else if (most > 6 && n_tok == 7) {
+        tile_lane(kind, *at, stride, n_block, i, 7, stack);
+    } else if (most > 4 && n_tok == 6) {
         tile_lane(kind, *at, stride, n_block, i, 6, stack);
     } else if (most > 4 && n_tok == 5) {
         tile_lane(kind, *at, stride, n_block, i, 5, stack);
@@ -339,7 +343,7 @@ TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[
                            const struct pack_x *x, uint32_t n_tok, size_t n,
                            struct next_rows next, float (*out)[KERN_ROWS])
 {
-    struct tile_stack stack[TILE_BATCH / TILE_HALVES];
+    struct tile_stack stack[TILE_BATCH / TILE_HALVES]; /* the narrowest tiles */
     struct tile_cut cut = tile_cut(n_tok, TILE_BATCH);
     for (uint32_t c = 0; c < cut.n; c++) {
         uint32_t t0 = tile_first(&cut, c);
