@@ -132,27 +132,9 @@ static inline i16 pair(i16 a, i16 b)
     return i16_or(a, i16_sll(b, 16));
 }
 
-/* Scales of formats with blocks of 32: an f16 at the block's begin. */
-static void put_scales(const struct panel_at *at, const char *w, size_t row_bytes,
-                       size_t block_bytes, size_t n)
-{
-    for (size_t b0 = 0; b0 < n / 32; b0 += 16) {
-        uint16_t half[16][KERN_PANEL];
-        size_t left = n / 32 - b0 < 16 ? n / 32 - b0 : 16;
-        for (size_t r = 0; r < KERN_PANEL; r++) {
-            const char *p = w + r * row_bytes + b0 * block_bytes;
-            for (size_t b = 0; b < left; b++, p += block_bytes) {
-                half[b][r] = load_le16(p);
-            }
-        }
-        for (size_t b = 0; b < left; b++) {
-            v16_store(panel_block(at, b0 + b)->d, v16_load_f16(half[b]));
-        }
-    }
-}
-/* d of a block of 256, one for all rows and groups: the first or the last two of the block's
- * bytes. Whole words are moved, also because a vector that is loaded from what was stored in
- * smaller pieces has to wait for all stores before it. */
+/* d of a block: its first two bytes, or the last two of 256 elements. Whole words are moved, also
+ * because a vector that is loaded from what was stored in smaller pieces has to wait for all
+ * stores before it. */
 static inline v16 scale_first(const char *w, size_t row_bytes)
 {
     i16 head[4];
@@ -171,9 +153,9 @@ static inline v16 scale_last(const char *end, size_t row_bytes)
 static void panel_q8_0(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
 {
     struct panel_at at = panel_at(panel, n);
-    put_scales(&at, w, row_bytes, 34, n);
     for (size_t b = 0; b < n / 32; b++) {
         struct pack_w *to = panel_block(&at, b);
+        v16_store(to->d, scale_first(w + 34 * b, row_bytes));
         UNROLL for (int h = 0; h < 2; h++)
         {
             i16 q[4];
@@ -212,10 +194,24 @@ static void panel_nibbles(const char *w, size_t row_bytes, size_t n, const int8_
     struct panel_at at = panel_at(panel, n);
     int8_t table[16];
     biased_values(values, table);
-    put_scales(&at, w, row_bytes, 18, n);
     for (size_t b = 0; b < n / 32; b++) {
-        put_nibbles(panel_block(&at, b), w + 18 * b + 2, row_bytes, table);
+        struct pack_w *to = panel_block(&at, b);
+        v16_store(to->d, scale_first(w + 18 * b, row_bytes));
+        put_nibbles(to, w + 18 * b + 2, row_bytes, table);
     }
+}
+
+/* 2^(e - 128) of the first byte of a block, also where it is subnormal: as the product of
+ * 2^(floor(e / 2) - 63) and 2^(ceil(e / 2) - 65). */
+static inline v16 scale_e8m0(const char *w, size_t row_bytes)
+{
+    i16 head[4];
+    float power[2][KERN_PANEL];
+    i16_rows(w, row_bytes, head);
+    i16 e = field(head[0], 0, 255), half = i16_srl(e, 1);
+    i16_store(power[0], i16_sll(i16_sub8(half, i16_set1(256 - 64)), 23));
+    i16_store(power[1], i16_sll(i16_sub8(i16_sub8(e, half), i16_set1(256 - 62)), 23));
+    return v16_mul(v16_load(power[0]), v16_load(power[1]));
 }
 
 static void panel_mxfp4(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)
@@ -225,16 +221,8 @@ static void panel_mxfp4(const char *w, size_t row_bytes, size_t n, struct pack_w
     biased_values(quant_values_mxfp4, table);
     for (size_t b = 0; b < n / 32; b++) {
         struct pack_w *to = panel_block(&at, b);
-        const char *p = w + 17 * b;
-        uint32_t e[KERN_PANEL];
-        for (size_t r = 0; r < KERN_PANEL; r++) {
-            e[r] = (uint8_t)p[r * row_bytes];
-        }
-        for (int r = 0; r < KERN_PANEL; r++) {
-            e[r] = e[r] < 2 ? 0x00200000u << e[r] : (e[r] - 1) << 23;
-        }
-        memcpy(to->d, e, sizeof to->d);
-        put_nibbles(to, p + 1, row_bytes, table);
+        v16_store(to->d, scale_e8m0(w + 17 * b, row_bytes));
+        put_nibbles(to, w + 17 * b + 1, row_bytes, table);
     }
 }
 
