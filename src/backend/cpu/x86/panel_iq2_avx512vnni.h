@@ -37,10 +37,10 @@ DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word,
     __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
     __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(7), word);
     /* signs 0 to 7 in their bits, and the nibbles the other way round */
-    __m512i signs = _mm512_gf2p8affine_epi64_epi8(
-        fields, _mm512_set1_epi64(0x010204081020407F), 0);
-    __m512i swapped = _mm512_gf2p8affine_epi64_epi8(
-        fields, _mm512_set1_epi64(0x1020407F01020408), 0);
+    __m512i signs =
+        _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(0x010204081020407F), 0);
+    __m512i swapped =
+        _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(0x1020407F01020408), 0);
     UNROLL for (int h = 0; h < 2; h++)
     {
         __m512i code = iq2_plane(h ? t->high : t->low, index, bit6, bit7);
