@@ -34,7 +34,7 @@ _fathom()
     render) COMPREPLY=($(compgen -W "--model --file --release --jsonl --json --help" -- "$cur")) ;;
     parse) COMPREPLY=($(compgen -W "--model --file --lenient --jsonl --json --help" -- "$cur")) ;;
     logits) COMPREPLY=($(compgen -W "--model --ids --all --ctx --backend --threads --chunk --sim --act --cpu-mask --pin --debug --json --help" -- "$cur")) ;;
-    bench) COMPREPLY=($(compgen -W "--model --recipe --synthetic --layers --ratios --experts --vocab --save --frontiers --standard --fill --prefill --gen --kernels --formats --decode-only --csv --ctx --backend --threads --chunk --sim --act --cpu-mask --pin --debug --json --help" -- "$cur")) ;;
+    bench) COMPREPLY=($(compgen -W "--model --recipe --synthetic --layers --ratios --experts --vocab --save --frontiers --standard --fill --prefill --gen --kv-memory --kernels --formats --decode-only --csv --ctx --backend --threads --chunk --sim --act --cpu-mask --pin --debug --json --help" -- "$cur")) ;;
     eval) COMPREPLY=($(compgen -W "--model --file --seed --release --all --plain --window --cases --against --reference --save-reference --keep --floor --overlap --limit --rows --tasks --every --official --ctx --backend --threads --chunk --sim --act --cpu-mask --pin --debug --json --help" -- "$cur")) ;;
     kv) COMPREPLY=($(compgen -W "--model --all --dry-run --kv-dir --kv-disk --tree --text --delete-bad --salt --older-than --json --help" -- "$cur")) ;;
     selftest) COMPREPLY=($(compgen -W "--backend --threads --cpu-mask --debug --json --help" -- "$cur")) ;;

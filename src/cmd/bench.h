@@ -1,6 +1,7 @@
 /* bench.h - `fathom bench`: what its files share. bench.c chooses; bench_machine.c measures
  * what the machine can do at most; bench_kernels.c the products of the CPU backend against
- * that; bench_model.c whole steps of a model; bench_products.c the weight products of a prompt
+ * that; bench_model.c a model at its contexts, by the steps of bench_steps.c; bench_turn.c
+ * compares contexts that were measured in turn; bench_products.c the weight products of a prompt
  * against the arithmetic of the same moments; bench_bytes.c counts what a step has to read and
  * to multiply; bench_report.c prints. */
 #ifndef CMD_BENCH_H
@@ -55,7 +56,12 @@ struct bench_kind {
     uint32_t ratio, n_layer;
     uint32_t n_full;     /* layers of this kind in the whole model, if this is a cut of it */
     uint64_t read_bytes; /* per decoded token, all layers of the kind */
-    double decode_seconds, prefill_seconds; /* per token, all layers of the kind */
+};
+
+/* Seconds of a token, and what of them falls on embedding and head and on all layers of each of
+ * the row's kinds. */
+struct bench_split {
+    double step, head, kind[BENCH_KINDS];
 };
 
 /* Products by matrices of block formats (with 8-bit activations), which 8-bit dot instructions
@@ -91,6 +97,19 @@ void bench_meter_end(struct bench_meter *m); /* the op array is complete */
 /* a += b. */
 void bench_products_add(struct bench_products *a, const struct bench_products *b);
 
+struct bench_spread {
+    double q1, median, q3;
+};
+/* A context that was measured in turn with others: the quotients of its times by those at the
+ * first context in the same round. Of the first itself all are 1. */
+struct bench_turn {
+    uint32_t n_round; /* 0: not in turn */
+    uint32_t base_ctx;
+    const struct bench_split *round; /* [n_round], in bench_result.round */
+    struct bench_spread step, head, kind[BENCH_KINDS];
+    struct bench_spread full; /* extrapolated to all layers; zeros: not possible */
+};
+
 /* One measured place. Speeds are 0 where nothing was measured. */
 struct bench_row {
     uint32_t ctx, n_prefill, n_gen;
@@ -103,7 +122,8 @@ struct bench_row {
     bool filled;         /* the cache holds random rows: decode at depth without its prefill */
     struct bench_kind kind[BENCH_KINDS];
     uint32_t n_kind;
-    double head_decode_seconds, head_prefill_seconds; /* embedding and head */
+    struct bench_split decode, prefill; /* means */
+    struct bench_turn turn;
     uint64_t head_read_bytes;
     double op_seconds[OP_KIND_COUNT];              /* of a decode step */
     uint64_t op_bytes[OP_KIND_COUNT];              /* that it reads */
@@ -120,11 +140,26 @@ struct bench_result {
     uint32_t n_layer, n_full_layer, threads, chunk;
     uint64_t weight_bytes;
     double read_gbs, int8_gops; /* best measured in this run, with as many threads */
+    uint32_t n_ctx;             /* asked for */
+    bool in_turn;
+    char alone[256]; /* why the contexts were not measured in turn */
     struct bench_row row[BENCH_ROWS];
     uint32_t n_row;
+    struct bench_split *round; /* owned: of the rows that were measured in turn */
 };
 
 int bench_model(struct cli *o);
+
+/* What a token would take if every kind had as many layers as in the whole model; *n_layer
+ * (may be NULL): how many those are, fewer than the model has if a kind is missing here. */
+double bench_full_seconds(const struct bench_row *row, const struct bench_split *s,
+                          uint32_t *n_layer);
+/* Which of n contexts has step i of round r: every second round is the one before it reversed,
+ * and every two rounds another context begins. */
+uint32_t bench_turn_place(uint32_t r, uint32_t i, uint32_t n);
+/* Fills in row.turn of all rows, from the rounds: n_round of the first row, then of the next.
+ * FATHOM_ENOMEM. */
+int bench_turn_rows(struct bench_result *r, uint32_t n_round, fathom_err *err);
 
 /* What a decode step at position `pos` has to read by the recorded program: every matrix once,
  * of experts the ones used, of tables one row, and the cache rows it attends to. layer -1:

@@ -1,211 +1,31 @@
 /* bench_model.c - whole steps of a model: prefill and decode at context frontiers.
  *
- * At a frontier C the session is brought to just before C (by computing the prompt, or with
+ * At a frontier C a session is brought to just before C (by computing the prompt, or with
  * --fill by random cache rows and a short prompt), then the last tokens up to C are decoded one
  * by one and timed. So all decode figures are for positions just below C, and nothing is
  * computed twice. The ids are random, drawn by position: sampling costs nothing and every run
- * does the same work. A few decode steps and the last chunk of each prompt run traced, op by
+ * does the same work. Some decode steps and the last chunk of each prompt run traced, op by
  * op; their shares split the measured times over layer kinds, from which a cut model is
  * extrapolated to all layers.
- * Read next: bench_products.c, bench_bytes.c, bench_report.c. */
-#include "cmd/bench.h"
+ *
+ * With --fill every context has its own session, all are held at once and decode in turn. A
+ * computed prompt instead passes one context on its way to the next, which may take an hour:
+ * each is measured when it is reached. Contexts whose caches do not fit into memory together
+ * are measured one after the other, and the output says so.
+ * Read next: bench_steps.c, bench_turn.c, bench_products.c, bench_bytes.c, bench_report.c. */
+#include "cmd/bench_steps.h"
 
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "engine/plan.h"
 #include "factory/synthetic.h"
 
-/* Decode steps are timed in groups with a pass of plain reads before each: the speed of a machine
- * that others share drifts by the second, and a share of it means something only if both were
- * measured at once. A pass also leaves nothing of the weights in the caches, as all the layers of
- * a whole model would. */
-enum { STEP_GROUP = 4 };
-enum { GEN_DEFAULT = 32, PREFILL_DEFAULT = 256, WARM_STEPS = 1, TRACED_STEPS = 2, SEED = 20 };
+enum { GEN_DEFAULT = 32, PREFILL_DEFAULT = 256 };
 enum { STANDARD_PROMPT = 11709, STANDARD_DECODE = 32768 };
-
-struct frontier_job {
-    uint32_t ctx;    /* decode up to here */
-    uint32_t prompt; /* tokens to compute behind random rows; all if not filled */
-    bool filled;
-};
-
-struct bench {
-    const struct cli *o;
-    fathom_engine *e;
-    fathom_session *s;
-    const struct shape *shape;
-    struct progress progress;
-    struct bench_result res;
-    struct frontier_job job[BENCH_ROWS];
-    uint32_t n_job, gen;
-    struct bench_reader reader;
-    uint32_t streams; /* of its passes */
-    /* of the traced steps being run */
-    double layer_seconds[SHAPE_MAX_LAYERS], head_seconds, op_seconds[OP_KIND_COUNT];
-    struct bench_meter *meter; /* of a prompt's */
-};
-
-/* ---- steps ---- */
-
-static uint32_t id_at(const struct bench *b, uint32_t pos)
-{
-    struct rng r = {splitmix64(SEED ^ splitmix64(pos))};
-    return rng_below(&r, b->shape->n_vocab);
-}
-
-static int step(struct bench *b, uint32_t n, bool logits, fathom_err *err)
-{
-    uint32_t at = fathom_session_len(b->s);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t id = id_at(b, at + i);
-        int rc = fathom_session_append(b->s, &id, 1, err);
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    fathom_work w = {b->s, n, logits ? FATHOM_WANT_LAST : FATHOM_WANT_NONE};
-    return fathom_step(b->e, &w, 1, err);
-}
-
-static void on_op(void *user, const struct op *op, const struct step *s, double seconds)
-{
-    struct bench *b = user;
-    if (b->meter) {
-        bench_meter_op(b->meter, op, s->n_tok, seconds);
-    }
-    b->op_seconds[op->kind] += seconds;
-    if (op->layer < 0) {
-        b->head_seconds += seconds;
-    } else {
-        b->layer_seconds[op->layer] += seconds;
-    }
-}
-
-static void trace_begin(struct bench *b)
-{
-    memset(b->layer_seconds, 0, sizeof b->layer_seconds);
-    memset(b->op_seconds, 0, sizeof b->op_seconds);
-    b->head_seconds = 0;
-    engine_trace(b->e, &(struct backend_trace){.kinds = UINT64_MAX, .fn = on_op, .user = b});
-}
-
-/* Splits `seconds` (per token, measured) over the head and the kinds as the traced times were. */
-static void trace_end(struct bench *b, struct bench_row *row, double seconds, bool decode)
-{
-    engine_trace(b->e, NULL);
-    double total = b->head_seconds;
-    for (uint32_t il = 0; il < b->shape->n_layer; il++) {
-        total += b->layer_seconds[il];
-    }
-    double scale = total > 0 ? seconds / total : 0;
-    for (uint32_t il = 0; il < b->shape->n_layer; il++) {
-        for (uint32_t k = 0; k < row->n_kind; k++) {
-            if (row->kind[k].ratio == b->shape->ratio[il]) {
-                double *to =
-                    decode ? &row->kind[k].decode_seconds : &row->kind[k].prefill_seconds;
-                *to += b->layer_seconds[il] * scale;
-            }
-        }
-    }
-    *(decode ? &row->head_decode_seconds : &row->head_prefill_seconds) =
-        b->head_seconds * scale;
-    for (int i = 0; i < OP_KIND_COUNT; i++) {
-        *(decode ? &row->op_seconds[i] : &row->prompt_op_seconds[i]) = b->op_seconds[i] * scale;
-    }
-}
-
-static bool report_progress(struct bench *b, const char *stage, uint64_t done, uint64_t total,
-                            fathom_err *err)
-{
-    if (progress_report(&b->progress, stage, done, total)) {
-        return true;
-    }
-    err_set(err, FATHOM_ECANCEL, "interrupted");
-    return false;
-}
-
-/* One chunk, traced, with the register-only loops between its ops; adds what those took. */
-static int metered_step(struct bench *b, struct bench_row *row, uint32_t n, double *loops,
-                        fathom_err *err)
-{
-    struct bench_meter m;
-    bench_meter_begin(&m, &b->reader, engine_program(b->e, 0));
-    b->meter = &m;
-    trace_begin(b);
-    int rc = step(b, n, false, err);
-    engine_trace(b->e, NULL);
-    b->meter = NULL;
-    bench_meter_end(&m);
-    *loops += m.loop_seconds;
-    memcpy(row->products, m.op, sizeof row->products);
-    return rc;
-}
-
-/* Computes the prompt up to `end`; the last chunk traced. */
-static int prefill(struct bench *b, struct bench_row *row, uint32_t end, fathom_err *err)
-{
-    uint32_t start = fathom_session_len(b->s), at;
-    double t0 = clock_now(), loops = 0;
-    row->n_prefill = end - start;
-    while ((at = fathom_session_len(b->s)) < end) {
-        uint32_t n = MIN(end - at, b->res.chunk);
-        int rc = at + n == end ? metered_step(b, row, n, &loops, err) : step(b, n, false, err);
-        if (rc != 0 || !report_progress(b, "prefill", at + n - start, end - start, err)) {
-            return rc ? rc : FATHOM_ECANCEL;
-        }
-    }
-    if (end > start) {
-        double per_token = (clock_now() - t0 - loops) / (end - start);
-        row->prefill_tps = 1 / per_token;
-        trace_end(b, row, per_token, false);
-    }
-    return 0;
-}
-
-static int decode(struct bench *b, struct bench_row *row, fathom_err *err)
-{
-    int rc = 0;
-    double best = 0, sum = 0;
-    for (int i = 0; i < WARM_STEPS && rc == 0; i++) {
-        rc = step(b, 1, true, err);
-    }
-    trace_begin(b);
-    for (int i = 0; i < TRACED_STEPS && rc == 0; i++) {
-        rc = step(b, 1, true, err);
-    }
-    engine_trace(b->e, NULL);
-    double reads = 0;
-    uint32_t n_read = 0;
-    for (uint32_t i = 0; i < b->gen && rc == 0; i++) {
-        if (i % STEP_GROUP == 0) {
-            double gbs = bench_read_pass(&b->reader, b->streams);
-            row->best_gbs = MAX(row->best_gbs, gbs);
-            reads += gbs;
-            n_read++;
-        }
-        double t0 = clock_now();
-        rc = step(b, 1, true, err);
-        double s = clock_now() - t0;
-        sum += s;
-        best = i == 0 ? s : MIN(best, s);
-        if (rc == 0 && !report_progress(b, "decode", i + 1, b->gen, err)) {
-            rc = FATHOM_ECANCEL;
-        }
-    }
-    if (rc == 0) {
-        row->n_gen = b->gen;
-        row->gen_tps = b->gen / sum;
-        row->gen_best_tps = 1 / best;
-        row->read_gbs = reads / n_read;
-        trace_end(b, row, sum / b->gen, true);
-    }
-    return rc;
-}
 
 /* ---- a row ---- */
 
@@ -243,19 +63,16 @@ static void find_kinds(const struct bench *b, struct bench_row *row)
 /* Head once, every kind as often as the whole model has it; nothing if a kind was not measured. */
 static void extrapolate(const struct bench_result *r, struct bench_row *row)
 {
-    uint32_t n = 0;
+    uint32_t n;
+    double gen = bench_full_seconds(row, &row->decode, &n);
     uint64_t bytes = row->head_read_bytes;
-    double gen = row->head_decode_seconds, pre = row->head_prefill_seconds;
     for (uint32_t k = 0; k < row->n_kind; k++) {
-        const struct bench_kind *x = &row->kind[k];
-        gen += x->decode_seconds / x->n_layer * x->n_full;
-        pre += x->prefill_seconds / x->n_layer * x->n_full;
-        bytes += x->read_bytes / x->n_layer * x->n_full;
-        n += x->n_full;
+        bytes += row->kind[k].read_bytes / row->kind[k].n_layer * row->kind[k].n_full;
     }
     if (r->cut_of && n == r->n_full_layer) {
         row->full_gen_tps = row->n_gen ? 1 / gen : 0;
-        row->full_prefill_tps = row->n_prefill ? 1 / pre : 0;
+        row->full_prefill_tps =
+            row->n_prefill ? 1 / bench_full_seconds(row, &row->prefill, NULL) : 0;
         row->full_read_bytes = bytes;
     }
 }
@@ -278,33 +95,38 @@ static int measure_machine(struct bench *b, fathom_err *err)
     return 0;
 }
 
-static int measure(struct bench *b, const struct frontier_job *j, fathom_err *err)
+/* Brings a place's session to just before its context. */
+static int set_up(struct bench *b, struct bench_place *p, const struct frontier_job *j,
+                  fathom_err *err)
 {
-    const uint32_t tail = b->gen + WARM_STEPS + TRACED_STEPS;
-    const uint32_t align = engine_layout(b->e)->align;
-    struct bench_row *row = &b->res.row[b->res.n_row];
-    *row = (struct bench_row){.ctx = j->ctx, .filled = j->filled};
-    find_kinds(b, row);
+    const uint32_t tail = bench_tail(b), align = engine_layout(b->e)->align;
     int rc = 0;
-    if (j->filled) {
-        fathom_session_free(b->s);
-        b->s = NULL;
-        rc = fathom_session_new(&b->s, b->e, err);
+    p->job = j;
+    *p->row = (struct bench_row){.ctx = j->ctx, .filled = j->filled};
+    find_kinds(b, p->row);
+    if (j->filled || !p->s) {
+        fathom_session_free(p->s);
+        p->s = NULL;
+        rc = fathom_session_new(&p->s, b->e, err);
+    }
+    if (rc == 0 && j->filled) {
         uint32_t want = j->ctx - tail > j->prompt ? j->ctx - tail - j->prompt : 0;
-        if (rc == 0 && want / align > 0) {
-            report_progress(b, "fill", 0, 1, err);
-            rc = session_fill(b->s, want / align * align, SEED, err);
+        if (want / align > 0) {
+            bench_progress(b, "fill", 0, 1, err);
+            rc = session_fill(p->s, want / align * align, BENCH_SEED, err);
         }
     }
-    rc = rc ? rc : prefill(b, row, j->ctx - tail, err);
-    rc = rc ? rc : decode(b, row, err);
+    rc = rc ? rc : bench_prefill(b, p, j->ctx - tail, err);
     progress_end(&b->progress);
-    if (rc != 0) {
-        return rc;
-    }
-    fathom_info info;
-    fathom_engine_info(b->e, &info);
-    row->kv_bytes = info.kv_used_bytes;
+    return rc;
+}
+
+/* What follows from a place's measurement; the row is complete. */
+static void finish(struct bench *b, struct bench_place *p)
+{
+    struct bench_row *row = p->row;
+    const struct layout *l = engine_layout(b->e);
+    row->kv_bytes = session_state(p->s)->n_pages * l->page_bytes + l->slot_bytes;
     double int8_gops, f32_gflops;
     bench_peaks(&b->reader, &int8_gops, &f32_gflops);
     b->res.int8_gops = MAX(b->res.int8_gops, int8_gops);
@@ -313,7 +135,44 @@ static int measure(struct bench *b, const struct frontier_job *j, fathom_err *er
     extrapolate(&b->res, row);
     b->res.n_row++;
     bench_report_row(b->o, &b->res, row);
-    return 0;
+}
+
+/* Each context when it is reached. */
+static int measure_alone(struct bench *b, fathom_err *err)
+{
+    struct bench_place *p = &b->place[0];
+    int rc = 0;
+    for (uint32_t i = 0; i < b->n_job && rc == 0; i++) {
+        p->row = &b->res.row[i];
+        rc = set_up(b, p, &b->job[i], err);
+        rc = rc ? rc : bench_decode(b, p, 1, err);
+        progress_end(&b->progress);
+        if (rc == 0) {
+            finish(b, p);
+        }
+    }
+    return rc;
+}
+
+/* All contexts are set up, then they decode in turn. */
+static int measure_in_turn(struct bench *b, fathom_err *err)
+{
+    int rc = 0;
+    b->res.round = mem_calloc((size_t)b->n_job * b->gen, sizeof *b->res.round);
+    if (!b->res.round) {
+        return err_nomem(err, "rounds", (size_t)b->n_job * b->gen * sizeof *b->res.round);
+    }
+    for (uint32_t i = 0; i < b->n_job && rc == 0; i++) {
+        b->place[i].row = &b->res.row[i];
+        b->place[i].round = b->res.round + (size_t)i * b->gen;
+        rc = set_up(b, &b->place[i], &b->job[i], err);
+    }
+    rc = rc ? rc : bench_decode(b, b->place, b->n_job, err);
+    progress_end(&b->progress);
+    for (uint32_t i = 0; i < b->n_job && rc == 0; i++) {
+        finish(b, &b->place[i]);
+    }
+    return rc ? rc : bench_turn_rows(&b->res, b->gen, err);
 }
 
 /* ---- which frontiers ---- */
@@ -356,30 +215,35 @@ static int read_frontiers(struct bench *b, const char *list, fathom_err *err)
     return b->n_job ? 0 : err_set(err, FATHOM_EINVAL, "--frontiers is empty");
 }
 
+/* The standard prompt has the same length either way: its context is what is decoded more. */
+static void set_in_turn(struct bench *b, bool in_turn)
+{
+    b->res.in_turn = in_turn;
+    if (b->o->standard) {
+        b->job[0].ctx = STANDARD_PROMPT + bench_tail(b);
+    }
+}
+
 static int choose_jobs(struct bench *b, fathom_err *err)
 {
     const struct cli *o = b->o;
+    const char *all = o->fill ? "2k,8k,32k,128k,1m" : "2k,8k,32k";
+    int rc = 0;
     b->gen = o->gen ? o->gen : GEN_DEFAULT;
     if (o->standard) {
-        uint32_t tail = b->gen + WARM_STEPS + TRACED_STEPS;
-        uint32_t prompt = o->prefill ? o->prefill : PREFILL_DEFAULT;
-        add_job(b, STANDARD_PROMPT + tail, STANDARD_PROMPT, false);
-        add_job(b, STANDARD_DECODE, prompt, o->fill);
+        add_job(b, 0, STANDARD_PROMPT, false);
+        add_job(b, STANDARD_DECODE, o->prefill ? o->prefill : PREFILL_DEFAULT, o->fill);
+    } else {
+        rc = read_frontiers(b, o->frontiers ? o->frontiers : all, err);
     }
-    if (!o->standard) {
-        const char *all = o->fill ? "2k,8k,32k,128k,1m" : "2k,8k,32k";
-        int rc = read_frontiers(b, o->frontiers ? o->frontiers : all, err);
-        if (rc != 0) {
-            return rc;
-        }
-    }
-    return 0;
+    set_in_turn(b, o->fill && b->n_job > 1);
+    return rc;
 }
 
 /* Drops frontiers beyond the limit: silently those of the default list, else it is an error. */
 static int limit_jobs(struct bench *b, uint32_t max_ctx, fathom_err *err)
 {
-    const uint32_t tail = b->gen + WARM_STEPS + TRACED_STEPS;
+    const uint32_t tail = bench_tail(b);
     uint32_t n = 0;
     for (uint32_t i = 0; i < b->n_job; i++) {
         if (b->job[i].ctx <= max_ctx) {
@@ -438,7 +302,7 @@ static int make_model(struct synthetic *out, const struct cli *o, struct progres
                                     .ratios = o->ratios ? ratio : NULL,
                                     .n_expert = o->experts,
                                     .n_vocab = o->vocab,
-                                    .seed = SEED,
+                                    .seed = BENCH_SEED,
                                     .n_threads = o->threads,
                                     .limit_bytes = available,
                                     .progress = progress_report,
@@ -474,13 +338,100 @@ static void describe(struct bench *b, const fathom_info *info)
     b->res.weight_bytes = info->weight_bytes;
 }
 
-static int run(struct bench *b, const struct model_ref *m, fathom_err *err)
+/* Contexts are measured one after the other. */
+static void alone(struct bench *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void alone(struct bench *b, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(b->res.alone, sizeof b->res.alone, fmt, ap);
+    va_end(ap);
+    set_in_turn(b, false);
+}
+
+/* KV memory of all contexts at once, by the model's file; those beyond its limit are out. */
+static int kv_together(struct bench *b, const struct model_ref *m, bool sim_off,
+                       uint64_t *bytes, fathom_err *err)
+{
+    struct {
+        struct shape shape;
+        struct layout layout;
+    } *x = mem_calloc(1, sizeof *x);
+    struct gguf *g = NULL;
+    int rc = x ? model_gguf(&g, m, err) : err_nomem(err, "layout", sizeof *x);
+    rc = rc ? rc : shape_from_gguf(&x->shape, g, err);
+    if (rc == 0) {
+        uint32_t most = x->shape.max_ctx;
+        rc = limit_jobs(b, b->o->ctx ? MIN(b->o->ctx, most) : most, err);
+    }
+    rc = rc ? rc : layout_make(&x->layout, &x->shape, !sim_off, 0, err);
+    *bytes = 0;
+    for (uint32_t i = 0; i < b->n_job && rc == 0; i++) {
+        *bytes += layout_sequence_bytes(&x->layout, b->job[i].ctx);
+    }
+    gguf_close(g);
+    mem_free(x);
+    return rc;
+}
+
+/* An engine that holds all contexts at once; none, and the reason noted, if memory is short. */
+static int open_together(struct bench *b, const struct model_ref *m, fathom_engine_options opt,
+                         fathom_err *err)
+{
+    const uint64_t most = b->o->kv_memory;
+    uint64_t bytes;
+    int rc = kv_together(b, m, opt.sim_off, &bytes, err);
+    if (rc != 0) {
+        return rc;
+    }
+    if (b->n_job == 1) {
+        alone(b, "there is one");
+        return 0;
+    }
+    if (most && bytes > most) {
+        alone(b, "together their caches take %s, and --kv-memory allows %s", cmd_bytes(bytes),
+              cmd_bytes(most));
+    } else {
+        opt.max_seq = b->n_job;
+        opt.max_ctx = b->job[b->n_job - 1].ctx;
+        opt.kv_bytes = bytes;
+        rc = fathom_engine_open(&b->e, &opt, err);
+        if (rc != FATHOM_ENOMEM) {
+            return rc;
+        }
+        *err = (fathom_err){0};
+        alone(b, "together their caches take %s, more than the memory that is free",
+              cmd_bytes(bytes));
+    }
+    progress_end(&b->progress);
+    cmd_note("the contexts are measured one after the other, not in turn: %s", b->res.alone);
+    return 0;
+}
+
+static int open_engine(struct bench *b, const struct model_ref *m, fathom_err *err)
 {
     fathom_engine_options opt;
     model_engine_options(&opt, b->o, m, &b->progress);
-    int rc = choose_jobs(b, err);
-    rc = rc ? rc : fathom_engine_open(&b->e, &opt, err);
+    int rc = 0;
+    if (b->res.in_turn) {
+        rc = open_together(b, m, opt, err);
+    } else {
+        alone(b, b->n_job == 1 ? "there is one"
+                               : "a computed prompt passes one on its way to the next; with "
+                                 "--fill they are measured in turn");
+    }
+    if (rc == 0 && !b->e) {
+        opt.kv_bytes = b->o->kv_memory;
+        rc = fathom_engine_open(&b->e, &opt, err);
+    }
     progress_end(&b->progress);
+    return rc;
+}
+
+static int run(struct bench *b, const struct model_ref *m, fathom_err *err)
+{
+    int rc = choose_jobs(b, err);
+    rc = rc ? rc : open_engine(b, m, err);
     if (rc != 0) {
         return rc;
     }
@@ -490,15 +441,12 @@ static int run(struct bench *b, const struct model_ref *m, fathom_err *err)
     describe(b, &info);
     rc = limit_jobs(b, info.max_ctx, err);
     rc = rc ? rc : measure_machine(b, err);
-    rc = rc ? rc : fathom_session_new(&b->s, b->e, err);
     if (rc != 0) {
         return rc;
     }
+    b->res.n_ctx = b->n_job;
     bench_report_begin(b->o, &b->res);
-    for (uint32_t i = 0; i < b->n_job && rc == 0; i++) {
-        rc = measure(b, &b->job[i], err);
-    }
-    return rc;
+    return b->res.in_turn ? measure_in_turn(b, err) : measure_alone(b, err);
 }
 
 int bench_model(struct cli *o)
@@ -523,7 +471,10 @@ int bench_model(struct cli *o)
                : o->save ? EXIT_DONE
                          : bench_report_end(o, &b->res);
     bench_reader_close(&b->reader);
-    fathom_session_free(b->s);
+    for (uint32_t i = 0; i < BENCH_ROWS; i++) {
+        fathom_session_free(b->place[i].s);
+    }
+    mem_free(b->res.round);
     fathom_engine_close(b->e);
     synthetic_free(&made);
     mem_free(b);

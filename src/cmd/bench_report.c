@@ -3,7 +3,9 @@
  * rows with a random cache, speeds extrapolated to all layers. */
 #include "cmd/bench.h"
 
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "json/json.h"
@@ -23,8 +25,14 @@ void bench_report_begin(const struct cli *o, const struct bench_result *r)
     if (o->csv) {
         puts("ctx_tokens,prefill_tokens,prefill_tps,gen_tokens,gen_tps,kvcache_bytes");
     } else if (!o->json) {
-        printf("%s\n%s, %s, %u threads, chunk %u; weights %s\n\n", r->name, r->backend,
-               r->device, r->threads, r->chunk, cmd_bytes(r->weight_bytes));
+        printf("%s\n%s, %s, %u threads, chunk %u; weights %s\n", r->name, r->backend, r->device,
+               r->threads, r->chunk, cmd_bytes(r->weight_bytes));
+        if (r->in_turn) {
+            printf("%u contexts decode in turn, step by step\n", r->n_ctx);
+        } else if (r->n_ctx > 1) {
+            printf("%u contexts, one after the other: %s\n", r->n_ctx, r->alone);
+        }
+        putchar('\n');
         printf("%9s %9s %9s %7s %9s %9s %9s %6s %6s %9s\n", "context", "prefill", "tok/s",
                "decoded", "tok/s", "best", "MB/token", "reads", "share", "cache");
     }
@@ -59,15 +67,47 @@ static void text_kinds(struct buf *b, const struct bench_result *r)
     }
     for (uint32_t i = 0; i < r->n_row; i++) {
         const struct bench_row *row = &r->row[i];
-        buf_addf(b, "\n%9u %9.3f (%5.1f)", row->ctx, row->head_decode_seconds * 1e3,
-                 (double)row->head_read_bytes / row->head_decode_seconds / 1e9);
+        buf_addf(b, "\n%9u %9.3f (%5.1f)", row->ctx, row->decode.head * 1e3,
+                 (double)row->head_read_bytes / row->decode.head / 1e9);
         for (uint32_t k = 0; k < row->n_kind; k++) {
             const struct bench_kind *x = &row->kind[k];
-            buf_addf(b, " %9.3f (%5.1f)", x->decode_seconds / x->n_layer * 1e3,
-                     (double)x->read_bytes / x->decode_seconds / 1e9);
+            buf_addf(b, " %9.3f (%5.1f)", row->decode.kind[k] / x->n_layer * 1e3,
+                     (double)x->read_bytes / row->decode.kind[k] / 1e9);
         }
     }
     buf_addc(b, '\n');
+}
+
+static void text_spread(struct buf *b, const char *what, const struct bench_spread *s)
+{
+    buf_addf(b, "  %-24s %8.4f  %8.4f - %.4f %+8.1f%%\n", what, s->median, s->q1, s->q3,
+             100 * (1 / s->median - 1));
+}
+
+/* Each context against the first. */
+static void text_turn(struct buf *b, const struct bench_result *r)
+{
+    char name[32], what[64];
+    buf_addf(b,
+             "\ntime of a decode step over that at %u in the same round, %u rounds: median, "
+             "quartiles, speed\n",
+             r->row[0].ctx, r->row[0].turn.n_round);
+    for (uint32_t i = 1; i < r->n_row; i++) {
+        const struct bench_row *row = &r->row[i];
+        const struct bench_turn *t = &row->turn;
+        buf_addf(b, "%9u\n", row->ctx);
+        text_spread(b, "step", &t->step);
+        text_spread(b, "head", &t->head);
+        for (uint32_t k = 0; k < row->n_kind; k++) {
+            snprintf(what, sizeof what, "layers of %s",
+                     kind_name(row->kind[k].ratio, name, sizeof name));
+            text_spread(b, what, &t->kind[k]);
+        }
+        if (t->full.median > 0) {
+            snprintf(what, sizeof what, "extrapolated, %u layers", r->n_full_layer);
+            text_spread(b, what, &t->full);
+        }
+    }
 }
 
 /* seconds, bytes (NULL: unknown): of each op. */
@@ -187,6 +227,9 @@ static void text_end(struct buf *b, const struct bench_result *r)
         buf_adds(b, "* the cache holds random rows; only the last tokens were computed\n");
     }
     text_kinds(b, r);
+    if (r->in_turn) {
+        text_turn(b, r);
+    }
     const struct bench_row *last = &r->row[r->n_row - 1];
     text_ops(b, "a decode step", last, last->op_seconds, last->op_bytes);
     text_ops(b, "the prompt", last, last->prompt_op_seconds, NULL);
@@ -249,6 +292,60 @@ static void json_row_products(struct buf *b, const struct bench_row *row)
     buf_adds(b, "},");
 }
 
+static void json_spread(struct buf *b, const char *key, const struct bench_spread *s)
+{
+    buf_addf(b, "\"%s\":", key);
+    if (s->median > 0) {
+        buf_addc(b, '{');
+        json_num(b, "q1", s->q1);
+        json_num(b, "median", s->median);
+        json_num(b, "q3", s->q3);
+        b->n--;
+        buf_adds(b, "},");
+    } else {
+        buf_adds(b, "null,");
+    }
+}
+
+/* The double at `offset` of every round, in milliseconds. */
+static void json_rounds(struct buf *b, const char *key, const struct bench_turn *t,
+                        size_t offset)
+{
+    buf_addf(b, "\"%s\":[", key);
+    for (uint32_t i = 0; i < t->n_round; i++) {
+        double seconds;
+        memcpy(&seconds, (const char *)&t->round[i] + offset, sizeof seconds);
+        buf_adds(b, i ? "," : "");
+        cmd_add_float(b, (float)(seconds * 1e3));
+    }
+    buf_adds(b, "],");
+}
+
+static void json_turn(struct buf *b, const struct bench_row *row)
+{
+    const struct bench_turn *t = &row->turn;
+    buf_adds(b, "\"in_turn\":");
+    if (t->n_round == 0) {
+        buf_adds(b, "null,");
+        return;
+    }
+    buf_addf(b, "{\"against\":%u,\"rounds\":%u,", t->base_ctx, t->n_round);
+    json_spread(b, "step", &t->step);
+    json_spread(b, "head", &t->head);
+    json_spread(b, "extrapolated", &t->full);
+    json_rounds(b, "step_ms", t, offsetof(struct bench_split, step));
+    json_rounds(b, "head_ms", t, offsetof(struct bench_split, head));
+    buf_adds(b, "\"kinds\":[");
+    for (uint32_t k = 0; k < row->n_kind; k++) {
+        buf_addf(b, "%s{\"ratio\":%u,", k ? "," : "", row->kind[k].ratio);
+        json_spread(b, "layers", &t->kind[k]);
+        json_rounds(b, "layers_ms", t, offsetof(struct bench_split, kind) + k * sizeof(double));
+        b->n--;
+        buf_addc(b, '}');
+    }
+    buf_adds(b, "]},");
+}
+
 static void json_row(struct buf *b, const struct bench_row *row)
 {
     buf_addf(b, "{\"ctx_tokens\":%u,\"prefill_tokens\":%u,\"gen_tokens\":%u,", row->ctx,
@@ -271,15 +368,16 @@ static void json_row(struct buf *b, const struct bench_row *row)
     } else {
         buf_adds(b, "null,");
     }
-    json_num(b, "head_decode_ms", row->head_decode_seconds * 1e3);
-    json_num(b, "head_prefill_ms", row->head_prefill_seconds * 1e3);
+    json_turn(b, row);
+    json_num(b, "head_decode_ms", row->decode.head * 1e3);
+    json_num(b, "head_prefill_ms", row->prefill.head * 1e3);
     buf_addf(b, "\"head_bytes\":%llu,\"kinds\":[", (unsigned long long)row->head_read_bytes);
     for (uint32_t k = 0; k < row->n_kind; k++) {
         const struct bench_kind *x = &row->kind[k];
         buf_addf(b, "%s{\"ratio\":%u,\"layers\":%u,\"layers_in_model\":%u,", k ? "," : "",
                  x->ratio, x->n_layer, x->n_full);
-        json_num(b, "decode_ms", x->decode_seconds * 1e3);
-        json_num(b, "prefill_ms", x->prefill_seconds * 1e3);
+        json_num(b, "decode_ms", row->decode.kind[k] * 1e3);
+        json_num(b, "prefill_ms", row->prefill.kind[k] * 1e3);
         buf_addf(b, "\"bytes\":%llu}", (unsigned long long)x->read_bytes);
     }
     buf_adds(b, "],\"op_ms\":{");
@@ -315,7 +413,13 @@ static void json_all(struct buf *b, const struct bench_result *r)
              (unsigned long long)r->weight_bytes);
     json_num(b, "read_gbs", r->read_gbs);
     json_num(b, "int8_gops", r->int8_gops);
-    buf_adds(b, "\"rows\":[");
+    buf_addf(b, "\"in_turn\":%s,\"alone_because\":", r->in_turn ? "true" : "false");
+    if (r->in_turn) {
+        buf_adds(b, "null");
+    } else {
+        json_write_str(b, slice_of(r->alone));
+    }
+    buf_adds(b, ",\"rows\":[");
     for (uint32_t i = 0; i < r->n_row; i++) {
         buf_adds(b, i ? ",\n" : "");
         json_row(b, &r->row[i]);

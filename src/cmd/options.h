@@ -46,6 +46,7 @@ struct cli {
     /* bench */
     const char *synthetic, *ratios, *save, *frontiers, *formats;
     uint32_t layers, experts, vocab, gen, prefill;
+    uint64_t kv_memory; /* bytes */
     bool kernels, fill, standard, decode_only, csv;
     /* convert */
     const char *dense, *imatrix;

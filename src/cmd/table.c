@@ -66,7 +66,11 @@ const struct command cli_commands[] = {
     {"bench", CMD_BENCH, cmd_bench, "", 0, 0,
      "speed at context frontiers, against this machine's memory bandwidth",
      "At each frontier the last tokens are decoded one by one, behind a prompt that is computed, "
-     "or with --fill behind random cache rows. With --synthetic the model has random weights and "
+     "or with --fill behind random cache rows. With --fill all contexts are held at once and "
+     "decode in turn, step by step, and each is compared with the first, round by round: the "
+     "median of the quotients is what depth costs, whatever else the machine did meanwhile. If "
+     "memory does not hold them together, they are measured one after the other, as without "
+     "--fill, and the output says so. With --synthetic the model has random weights and "
      "the true width; a cut of few layers is extrapolated to all of them. With --kernels the "
      "products of the cpu backend are measured, not a model."},
     {"eval", CMD_EVAL, cmd_eval, "", 0, 0,
@@ -225,11 +229,14 @@ const struct option_def cli_options[] = {
     {"standard", 0, OPTION_FLAG, AT(standard), CMD_BENCH, NULL, NULL, 0, 0,
      "the standard pair: a prompt of 11,709 tokens, and decoding at 32k"},
     {"fill", 0, OPTION_FLAG, AT(fill), CMD_BENCH, NULL, NULL, 0, 0,
-     "random cache rows before each frontier, so that depth needs no prompt"},
+     "random cache rows before each frontier, so that depth needs no prompt; the contexts decode "
+     "in turn"},
     {"prefill", 0, OPTION_U32, AT(prefill), CMD_BENCH, "N", NULL, 0, 1 << 20,
      "with --fill: about N prompt tokens are computed at each frontier; default 256"},
     {"gen", 0, OPTION_U32, AT(gen), CMD_BENCH, "N", NULL, 0, 1 << 20,
      "tokens decoded at each frontier; default 32"},
+    {"kv-memory", 0, OPTION_BYTES, AT(kv_memory), CMD_BENCH, "SIZE", NULL, 0, 0,
+     "most memory for the caches of all contexts; default: what is free"},
     {"kernels", 0, OPTION_FLAG, AT(kernels), CMD_BENCH, NULL, NULL, 0, 0,
      "products of every weight format on every tier, not a model"},
     {"formats", 0, OPTION_STR, AT(formats), CMD_BENCH, "LIST", NULL, 0, 0,
