@@ -4,6 +4,7 @@ Speeds are only checked for being there: a test machine may be busy."""
 import csv
 import io
 import math
+import statistics
 
 from program import *
 
@@ -14,6 +15,46 @@ CUT = ["--synthetic", "flash", "--layers", "2", "--ratios", "4,128", "--experts"
 
 def bench(*args):
     return good("bench", *args)
+
+
+def close(a, b):
+    return math.isclose(a, b, rel_tol=1e-4)
+
+
+def check_spread(spread, times, base):
+    """What is said of the quotients of two contexts' times against what their rounds say."""
+    q = [t / b for t, b in zip(times, base)]
+    for key, want in zip(("q1", "median", "q3"), statistics.quantiles(q, n=4, method="inclusive")):
+        assert close(spread[key], want), (key, spread, want)
+
+
+def check_in_turn(b, gen):
+    """The comparison of contexts measured in turn agrees with the rounds it came from, and these with
+    the rates."""
+    assert b["in_turn"] is True and b["alone_because"] is None
+    first = b["rows"][0]["in_turn"]
+    full = []
+    for row in b["rows"]:
+        turn, kinds = row["in_turn"], row["in_turn"]["kinds"]
+        assert turn["against"] == b["rows"][0]["ctx_tokens"] and turn["rounds"] == row["gen_tokens"] == gen
+        assert len(turn["step_ms"]) == len(turn["head_ms"]) == gen and min(turn["step_ms"]) > 0
+        assert close(statistics.mean(turn["step_ms"]), 1000 / row["gen_tps"])
+        assert close(min(turn["step_ms"]), 1000 / row["gen_best_tps"])
+        assert [k["ratio"] for k in kinds] == [k["ratio"] for k in row["kinds"]]
+        for i, step in enumerate(turn["step_ms"]):
+            assert close(turn["head_ms"][i] + sum(k["layers_ms"][i] for k in kinds), step)
+        check_spread(turn["step"], turn["step_ms"], first["step_ms"])
+        check_spread(turn["head"], turn["head_ms"], first["head_ms"])
+        for k, k0 in zip(kinds, first["kinds"]):
+            check_spread(k["layers"], k["layers_ms"], k0["layers_ms"])
+        full.append([turn["head_ms"][i] + sum(k["layers_ms"][i] / of["layers"] * of["layers_in_model"]
+                                              for k, of in zip(kinds, row["kinds"])) for i in range(gen)])
+        if row["extrapolated"]:
+            check_spread(turn["extrapolated"], full[-1], full[0])
+        else:
+            assert turn["extrapolated"] is None
+    for spread in (first["step"], first["head"], *(k["layers"] for k in first["kinds"])):
+        assert set(spread.values()) == {1}
 
 
 def test_csv():
@@ -28,6 +69,7 @@ def test_csv():
 
 def test_json():
     b = json.loads(bench("--frontiers", "256,1k", "--gen", "4", "--fill", "--prefill", "64", "--json"))
+    check_in_turn(b, 4)
     assert b["model"] == "mini" and b["random_weights"] is False and b["layers"] == b["layers_in_model"] == 5
     assert b["read_gbs"] > 0 and b["int8_gops"] > 0 and b["cpu"] and b["threads"] >= 1
     for row, ctx in zip(b["rows"], (256, 1024)):
@@ -70,6 +112,7 @@ def test_bytes_by_the_formula(work):
         weights += size
     b = json.loads(bench("-m", path, "--frontiers", "512", "--gen", "4", "--json"))
     row = b["rows"][0]
+    assert b["in_turn"] is False and "one" in b["alone_because"] and row["in_turn"] is None
     rope, head = config["qk_rope_head_dim"], config["head_dim"]
     cache_row = (head - rope) + 2 * rope + -(-((head - rope) // 64) // 8) * 8
     index_row = config["index_head_dim"] // 2 + config["index_head_dim"] // 32
@@ -86,9 +129,33 @@ def test_bytes_by_the_formula(work):
 
 
 def test_text():
-    text = bench("--frontiers", "256", "--gen", "4", "--fill", "--prefill", "64")
+    text = bench("--frontiers", "256,512", "--gen", "4", "--fill", "--prefill", "64")
     assert "256*" in text and "random rows" in text and "GB/s" in text and "extrapolated" not in text
     assert "block formats" in text and "MOE_DOWN" in text and "HC_MIX" in text
+    assert "2 contexts decode in turn" in text and "that at 256 in the same round, 4 rounds" in text
+    assert "layers of ratio 128" in text
+    text = bench("--frontiers", "256,512", "--gen", "2")
+    assert "2 contexts, one after the other: a computed prompt" in text and "same round" not in text
+
+
+def test_memory_for_all():
+    """Contexts are held together while memory allows; if not, each is measured alone, and that is
+    said: on stderr, and in what is written to stdout."""
+    args = ["bench", "--frontiers", "2k,6k", "--gen", "3", "--fill", "--prefill", "16"]
+    b = json.loads(good(*args, "--json"))
+    check_in_turn(b, 3)
+    size = [r["kvcache_bytes"] for r in b["rows"]]
+    need = sum(size)  # the pages of both are full
+    code, out, err = run(*args, "--kv-memory", need, "--csv")
+    assert code == 0 and "one after the other" not in err
+    rows = list(csv.DictReader(io.StringIO(out.decode())))
+    assert list(rows[0]) == COLUMNS and [int(r["kvcache_bytes"]) for r in rows] == size
+    code, out, err = run(*args, "--kv-memory", need - 1, "--json")
+    b = json.loads(out)
+    assert code == 0 and "one after the other" in err and "--kv-memory" in err
+    assert b["in_turn"] is False and "--kv-memory" in b["alone_because"]
+    assert [(r["in_turn"], r["kvcache_bytes"]) for r in b["rows"]] == [(None, n) for n in size]
+    bad(2, "beyond 2048", *args, "--kv-memory", need // 2)  # not even one after the other
 
 
 def test_kernels():
@@ -125,7 +192,9 @@ def test_synthetic_file(work):
 
 def test_synthetic_in_memory():
     args = ["--synthetic", "flash", "--layers", "3", "--experts", "6", "--vocab", "320"]
-    b = json.loads(bench(*args, "--frontiers", "256", "--gen", "2", "--fill", "--prefill", "16", "--json"))
+    b = json.loads(bench(*args, "--frontiers", "256,512", "--gen", "3", "--fill", "--prefill", "16", "--json"))
+    check_in_turn(b, 3)
+    assert b["rows"][1]["in_turn"]["extrapolated"]["median"] > 0
     assert b["layers"] == 3 and 0 < b["rows"][0]["extrapolated"]["gen_tps"] < b["rows"][0]["gen_tps"]
 
 
@@ -135,7 +204,7 @@ def test_standard():
         return  # ten seconds of a quiet machine
     rows = list(csv.DictReader(io.StringIO(bench("--standard", "--fill", "--gen", "4", "--csv"))))
     assert list(rows[0]) == COLUMNS and rows[0]["prefill_tokens"] == "11709"
-    assert [int(r["ctx_tokens"]) for r in rows] == [11709 + 7, 32768]
+    assert [int(r["ctx_tokens"]) for r in rows] == [11709 + 9, 32768]  # one warm step, four traced, four timed
     assert 256 <= int(rows[1]["prefill_tokens"]) < 256 + 128 and float(rows[1]["gen_tps"]) > 0
 
 
