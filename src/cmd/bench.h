@@ -99,6 +99,7 @@ void bench_products_add(struct bench_products *a, const struct bench_products *b
 
 struct bench_spread {
     double q1, median, q3;
+    double lo, hi; /* 95 % interval of the median; zeros below 6 values */
 };
 /* A context that was measured in turn with others: the quotients of its times by those at the
  * first context in the same round. Of the first itself all are 1. */

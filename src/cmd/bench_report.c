@@ -80,8 +80,12 @@ static void text_kinds(struct buf *b, const struct bench_result *r)
 
 static void text_spread(struct buf *b, const char *what, const struct bench_spread *s)
 {
-    buf_addf(b, "  %-24s %8.4f  %8.4f - %.4f %+8.1f%%\n", what, s->median, s->q1, s->q3,
-             100 * (1 / s->median - 1));
+    char sure[32] = "";
+    if (s->lo > 0) {
+        snprintf(sure, sizeof sure, "%.4f - %.4f", s->lo, s->hi);
+    }
+    buf_addf(b, "  %-24s %7.4f  %15s  %7.4f - %.4f %+8.1f%%\n", what, s->median, sure, s->q1,
+             s->q3, 100 * (1 / s->median - 1));
 }
 
 /* Each context against the first. */
@@ -90,7 +94,7 @@ static void text_turn(struct buf *b, const struct bench_result *r)
     char name[32], what[64];
     buf_addf(b,
              "\ntime of a decode step over that at %u in the same round, %u rounds: median, "
-             "quartiles, speed\n",
+             "its 95 %% interval,\nquartiles, speed by the median\n",
              r->row[0].ctx, r->row[0].turn.n_round);
     for (uint32_t i = 1; i < r->n_row; i++) {
         const struct bench_row *row = &r->row[i];
@@ -300,7 +304,13 @@ static void json_spread(struct buf *b, const char *key, const struct bench_sprea
         json_num(b, "q1", s->q1);
         json_num(b, "median", s->median);
         json_num(b, "q3", s->q3);
-        b->n--;
+        if (s->lo > 0) {
+            json_num(b, "lo", s->lo);
+            json_num(b, "hi", s->hi);
+            b->n--;
+        } else {
+            buf_adds(b, "\"lo\":null,\"hi\":null");
+        }
         buf_adds(b, "},");
     } else {
         buf_adds(b, "null,");

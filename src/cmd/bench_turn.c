@@ -7,6 +7,8 @@
  * split by its traced one, and not from medians. */
 #include "cmd/bench.h"
 
+#include <math.h>
+
 #include "base/mem.h"
 #include "eval/stats.h"
 
@@ -47,6 +49,22 @@ static double part_seconds(const struct bench_row *row, uint32_t round, struct p
     }
 }
 
+/* Of n >= 1 sorted values. The interval of the median lies between two values equally far from
+ * the ends, as far in as the 95 % points of a binomial distribution allow (by its normal
+ * approximation, to the safe side), so it supposes nothing about how the values scatter. */
+static struct bench_spread spread(const double *v, uint32_t n)
+{
+    struct bench_spread s = {.q1 = eval_quantile(v, n, 0.25),
+                             .median = eval_quantile(v, n, 0.5),
+                             .q3 = eval_quantile(v, n, 0.75)};
+    double rank = (n + 1.0) / 2 - 0.98 * sqrt(n); /* counted from 1 */
+    if (rank >= 1) {
+        s.lo = v[(uint32_t)rank - 1];
+        s.hi = v[n - (uint32_t)rank];
+    }
+    return s;
+}
+
 /* room: [n_round]. */
 static struct bench_spread compare(const struct bench_row *row, const struct bench_row *base,
                                    struct part p, double *room)
@@ -56,8 +74,7 @@ static struct bench_spread compare(const struct bench_row *row, const struct ben
         room[i] = part_seconds(row, i, p) / part_seconds(base, i, p);
     }
     eval_sort(room, n);
-    return (struct bench_spread){eval_quantile(room, n, 0.25), eval_quantile(room, n, 0.5),
-                                 eval_quantile(room, n, 0.75)};
+    return spread(room, n);
 }
 
 int bench_turn_rows(struct bench_result *r, uint32_t n_round, fathom_err *err)

@@ -119,6 +119,44 @@ static void test_planted(void **state)
     mem_free(r);
 }
 
+/* The interval of the median: the tabled ranks, and how often it holds the true one. */
+static void test_interval(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t n, rank; /* both ends, counted from 1; 0: none */
+    } table[] = {{5, 0}, {6, 1}, {9, 2}, {12, 3}, {24, 7}, {100, 40}};
+    struct bench_result *r = mem_calloc(1, sizeof *r);
+    struct bench_split round[200] = {{0}};
+    assert_non_null(r);
+    struct bench_spread *s = &r->row[1].turn.step;
+    r->n_row = 2;
+    r->round = round;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        uint32_t n = table[i].n, rank = table[i].rank;
+        for (uint32_t k = 0; k < n; k++) {
+            round[k].step = 1;
+            round[n + k].step = (k * 7 % n) + 1; /* 1 .. n: 7 divides none */
+        }
+        assert_int_equal(bench_turn_rows(r, n, NULL), 0);
+        near(s->lo, rank, 0);
+        near(s->hi, rank ? n + 1 - rank : 0, 0);
+    }
+    struct rng g = {5};
+    uint32_t held = 0;
+    for (uint32_t t = 0; t < 2000; t++) {
+        for (uint32_t k = 0; k < 24; k++) {
+            double u = rng_unit(&g);
+            round[k].step = 1;
+            round[24 + k].step = u * u * u; /* far from normal; median 1/8 */
+        }
+        assert_int_equal(bench_turn_rows(r, 24, NULL), 0);
+        held += s->lo <= 0.125 && 0.125 <= s->hi;
+    }
+    assert_in_range(held, 1900, 1990); /* 97.7 % by the binomial distribution */
+    mem_free(r);
+}
+
 /* Quartiles of few rounds, by hand: linear between neighbours. */
 static void test_few(void **state)
 {
@@ -139,8 +177,8 @@ static void test_few(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order),
-                                       cmocka_unit_test(test_planted),
-                                       cmocka_unit_test(test_few)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order), cmocka_unit_test(test_planted),
+        cmocka_unit_test(test_few), cmocka_unit_test(test_interval)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
