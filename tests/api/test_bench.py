@@ -193,8 +193,8 @@ def test_synthetic_file(work):
 
 def test_synthetic_in_memory():
     args = ["--synthetic", "flash", "--layers", "3", "--experts", "6", "--vocab", "320"]
-    b = json.loads(bench(*args, "--frontiers", "256,512", "--gen", "3", "--fill", "--prefill", "16", "--json"))
-    check_in_turn(b, 3)
+    b = json.loads(bench(*args, "--frontiers", "256,512", "--gen", "2", "--fill", "--prefill", "16", "--json"))
+    check_in_turn(b, 2)
     assert b["rows"][1]["in_turn"]["extrapolated"]["median"] > 0
     assert b["layers"] == 3 and 0 < b["rows"][0]["extrapolated"]["gen_tps"] < b["rows"][0]["gen_tps"]
 

@@ -73,7 +73,7 @@ static void fill(struct bench_result *r)
     struct rng g = {3};
     for (uint32_t i = 0; i < CONTEXTS; i++) {
         struct bench_row *row = &r->row[i];
-        *row = (struct bench_row){.ctx = 1024 << i, .n_kind = KINDS, .full_gen_tps = i != 1};
+        *row = (struct bench_row){.ctx = 1024u << i, .n_kind = KINDS, .full_gen_tps = i != 1};
         row->kind[0] = (struct bench_kind){.ratio = 0, .n_layer = 1, .n_full = 3};
         row->kind[1] = (struct bench_kind){.ratio = 4, .n_layer = 2, .n_full = 40};
     }
