@@ -6,8 +6,8 @@
  * first-level cache while all tiles of a batch of tokens meet them; each tile has a stack for
  * the lanes that wait until the tree joins them. Dot instructions of x86 want unsigned weights:
  * codes are stored with W_BIAS added, and sums start at what that adds too much, so that the
- * bias costs nothing; codes of formats with minima are unsigned as they are. Read next: kern_lane.h, prod.c,
- * the caller. */
+ * bias costs nothing; codes of formats with minima are unsigned as they are. Read next:
+ * kern_lane.h, then prod.c, the caller. */
 #ifndef CPU_KERN_TILE_H
 #define CPU_KERN_TILE_H
 
