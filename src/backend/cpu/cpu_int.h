@@ -123,6 +123,19 @@ static inline void copy_floats(float *to, const float *from, uint32_t n)
  * multiples of 32 if the A8 form exists). */
 void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
              uint64_t row, uint32_t k0, const float *x, uint32_t n);
+/* The same for rows row[0 .. n_tok) (NULL: row0, row0 + 1, ...): x[t][0 .. n). */
+void out_block(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
+               const uint32_t *row, uint32_t row0, uint32_t n_tok, uint32_t k0,
+               float (*x)[KERN_ROWS], uint32_t n);
+
+/* Residual streams and their coefficients, as LINEAR_HC and MOE_DOWN name them. */
+struct streams {
+    const struct opnd *x, *post, *comb;
+    uint32_t hc, d;
+};
+/* HCpost on columns [d0, d0 + n) of tokens [t0, t0 + n_tok); y: n values a token, y_ld apart. */
+void stream_update(const struct worker *w, const struct streams *s, uint32_t t0, uint32_t n_tok,
+                   uint32_t d0, uint32_t n, const float *y, size_t y_ld);
 
 /* ---- the ops ---- */
 struct cpu_op {

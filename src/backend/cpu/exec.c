@@ -6,6 +6,7 @@
  * barrier between them, which --debug no-folds switches off. With tracing on, every op gets a
  * barrier of its own and worker 0 reports it.
  * Read next: prod.h for the products, then linear.c. */
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/exec.h"
 
 #include <assert.h>
@@ -13,6 +14,10 @@
 
 #include "base/clock.h"
 #include "quant/formats.h"
+
+/* Rows of tokens lie far apart, which no hardware prefetches: tokens whose lines are asked for
+ * ahead of the one that is written. */
+enum { OUT_AHEAD = 8, STREAM_AHEAD = 4 };
 
 static const struct cpu_op *const cpu_ops[OP_KIND_COUNT] = {
     [OP_EMBED] = &cpu_embed,
@@ -80,7 +85,58 @@ void out_put(const struct worker *w, const struct opnd *f32, const struct opnd *
         copy_floats((float *)host_row(&w->e->h, f32, row) + k0, x, n);
     }
     if (opnd_present(a8)) {
-        act8_encode(x, k0, n, a8->cols, host_row(&w->e->h, a8, row));
+        void *to = host_row(&w->e->h, a8, row);
+        w->k->act8(x, n / 32, act8_q(to) + k0, act8_d(to, a8->cols) + k0 / 32,
+                   act8_sum(to, a8->cols) + k0 / 16);
+    }
+}
+
+/* Lines that out_put will write. */
+static void ask_out(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
+                    uint64_t row, uint32_t k0, uint32_t n)
+{
+    if (opnd_present(f32)) {
+        const char *to = (const char *)((float *)host_row(&w->e->h, f32, row) + k0);
+        for (uint32_t i = 0; i < n * sizeof(float); i += AHEAD_LINE) {
+            __builtin_prefetch(to + i, 1);
+        }
+    }
+    if (opnd_present(a8)) {
+        void *to = host_row(&w->e->h, a8, row);
+        __builtin_prefetch(act8_q(to) + k0, 1);
+        __builtin_prefetch(act8_d(to, a8->cols) + k0 / 32, 1);
+        __builtin_prefetch(act8_sum(to, a8->cols) + k0 / 16, 1);
+    }
+}
+
+void out_block(const struct worker *w, const struct opnd *f32, const struct opnd *a8,
+               const uint32_t *row, uint32_t row0, uint32_t n_tok, uint32_t k0,
+               float (*x)[KERN_ROWS], uint32_t n)
+{
+    for (uint32_t t = 0; t < n_tok; t++) {
+        if (t + OUT_AHEAD < n_tok) {
+            uint32_t at = t + OUT_AHEAD;
+            ask_out(w, f32, a8, row ? row[at] : row0 + at, k0, n);
+        }
+        out_put(w, f32, a8, row ? row[t] : row0 + t, k0, x[t], n);
+    }
+}
+
+void stream_update(const struct worker *w, const struct streams *s, uint32_t t0, uint32_t n_tok,
+                   uint32_t d0, uint32_t n, const float *y, size_t y_ld)
+{
+    const struct host_bind *h = &w->e->h;
+    for (uint32_t t = t0; t < t0 + n_tok; t++, y += y_ld) {
+        if (t + STREAM_AHEAD < t0 + n_tok) {
+            const float *x = (const float *)host_row(h, s->x, t + STREAM_AHEAD) + d0;
+            for (uint32_t j = 0; j < s->hc; j++, x += s->d) {
+                for (uint32_t i = 0; i < n; i += AHEAD_LINE / sizeof *x) {
+                    __builtin_prefetch(x + i, 1);
+                }
+            }
+        }
+        w->k->hc_post((float *)host_row(h, s->x, t) + d0, s->d, host_row(h, s->post, t),
+                      host_row(h, s->comb, t), s->hc, y, n);
     }
 }
 

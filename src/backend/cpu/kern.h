@@ -164,6 +164,8 @@ struct cpu_kern {
     /* h = (g / (1 + exp(-g))) * u, clamped if lim > 0, then * wt if use_wt; in place on g. */
     void (*swiglu)(float *g, const float *u, size_t n, float lim, const float *wt);
     void (*add_vec)(float *y, const float *x, size_t n); /* y += x */
+    /* n_block blocks of 32 floats to the planes of an A8 row from there on, as act8_encode. */
+    void (*act8)(const float *x, size_t n_block, int8_t *q, float *d, int16_t *sum);
     /* Stored row to floats, as row_decode. */
     void (*row_floats)(const struct row_geom *g, const void *codes, const void *scales,
                        float *out);

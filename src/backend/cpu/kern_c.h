@@ -113,6 +113,31 @@ static void add_vec(float *y, const float *x, size_t n)
     }
 }
 
+/* As act8_encode (quant/act.c), whose comments say why. */
+static void act8(const float *x, size_t n_block, int8_t *q, float *d, int16_t *sum)
+{
+    const int32_t least = 0x04000000, infinite = 0x7F800000; /* bits: 2^-119, infinity */
+    const i16 magnitude = i16_set1(0x7FFFFFFF), back = i16_set1(-0x4B400000);
+    const v16 shift = v16_set1(0x1.8p23f);
+    for (size_t b = 0; b < n_block; b++, x += 32, q += 32, sum += 2) {
+        v16 lo = v16_load(x), hi = v16_load(x + 16);
+        int32_t max_bits = i16_top(
+            i16_max(i16_and(v16_bits(lo), magnitude), i16_and(v16_bits(hi), magnitude)));
+        if (max_bits < least || max_bits >= infinite) {
+            memset(q, 0, 32);
+            sum[0] = sum[1] = 0;
+            d[b] = max_bits < least ? 0.0f : f32_from_bits(0x7FC00000u);
+            continue;
+        }
+        float max = f32_from_bits((uint32_t)max_bits);
+        v16 factor = v16_set1(127.0f / max);
+        d[b] = max / 127.0f;
+        lo = v16_add(v16_mul(lo, factor), shift);
+        hi = v16_add(v16_mul(hi, factor), shift);
+        i16_store_bytes(i16_add(v16_bits(lo), back), i16_add(v16_bits(hi), back), q, sum);
+    }
+}
+
 /* ---- hyper-connections ---- */
 
 static void hc_chunk(const float *fn, const float *x, uint32_t hc, uint32_t m, float *out)
@@ -214,23 +239,46 @@ static void hc_collapse(const float *x, size_t ld, const float *w, uint32_t hc, 
     }
 }
 
+/* Four streams, as V4 has: old and fresh values of 16 columns stay in registers. */
+static inline void hc_post4(float *x, size_t ld, const float *post, const float *comb,
+                            const float *y)
+{
+    v16 old[4], add = v16_load(y);
+    UNROLL for (uint32_t j = 0; j < 4; j++)
+    {
+        old[j] = v16_load(x + j * ld);
+    }
+    UNROLL for (uint32_t k = 0; k < 4; k++)
+    {
+        v16 fresh = v16_mul(v16_set1(post[k]), add);
+        UNROLL for (uint32_t j = 0; j < 4; j++)
+        {
+            fresh = v16_fma(v16_set1(comb[j * 4 + k]), old[j], fresh);
+        }
+        v16_store(x + k * ld, fresh);
+    }
+}
+
 static void hc_post(float *x, size_t ld, const float *post, const float *comb, uint32_t hc,
                     const float *y, size_t n)
 {
-    float fresh[16][KERN_ROWS]; /* [k][column] */
-    for (uint32_t k = 0; k < hc; k++) {
-        for (size_t d = 0; d < n; d++) {
-            fresh[k][d] = post[k] * y[d];
+    size_t d = 0;
+    for (; hc == 4 && d + 16 <= n; d += 16) {
+        hc_post4(x + d, ld, post, comb, y + d);
+    }
+    for (; d < n; d++) {
+        float fresh[16];
+        for (uint32_t k = 0; k < hc; k++) {
+            fresh[k] = post[k] * y[d];
         }
         for (uint32_t j = 0; j < hc; j++) {
-            float c = comb[j * hc + k];
-            for (size_t d = 0; d < n; d++) {
-                fresh[k][d] = fmaf(c, x[j * ld + d], fresh[k][d]);
+            for (uint32_t k = 0; k < hc; k++) {
+                fresh[k] = fmaf(comb[j * hc + k], x[j * ld + d], fresh[k]);
             }
         }
-    }
-    for (uint32_t k = 0; k < hc; k++) {
-        memcpy(x + k * ld, fresh[k], n * sizeof *x);
+        for (uint32_t k = 0; k < hc; k++) {
+            x[k * ld + d] = fresh[k];
+        }
     }
 }
 
@@ -276,6 +324,7 @@ void KERN_INIT(struct cpu_kern *k)
         .scale_vec = scale_vec,
         .swiglu = swiglu,
         .add_vec = add_vec,
+        .act8 = act8,
         .row_floats = row_floats,
         .row_store = row_store,
         .hadamard = hadamard_vec,

@@ -75,10 +75,8 @@ static void linear_item(struct worker *w, const struct op_linear *o, struct prod
     for (uint32_t b = it->b0; b < it->b1; b++) {
         struct linear_block lb = linear_block(o, b);
         linear_products(px, o, &lb, tmp);
-        for (uint32_t t = 0; t < it->n_tok; t++) {
-            out_put(w, &o->part[lb.part].y, lb.part == 0 ? &o->y_act : &none, it->t0 + t, lb.r0,
-                    tmp->out[0][t], lb.n_row);
-        }
+        out_block(w, &o->part[lb.part].y, lb.part == 0 ? &o->y_act : &none, NULL, it->t0,
+                  it->n_tok, lb.r0, tmp->out[0], lb.n_row);
     }
 }
 
@@ -142,6 +140,7 @@ static void linear_hc_run(struct worker *w, const struct op *op)
 {
     const struct op_linear_hc *o = &op->linear_hc;
     struct carve c = {.base = w->mem};
+    const struct streams s = {&o->hc_x, &o->post, &o->comb, o->hc, o->d};
     struct prod_tmp tmp;
     prod_tmp_take(&tmp, &c, w->e->p->lim.t_max, o->w.cols, prod_act(&o->w));
     struct prod_x px = {0};
@@ -153,12 +152,7 @@ static void linear_hc_run(struct worker *w, const struct op *op)
         for (uint32_t b = it.b0; b < it.b1; b++) {
             uint32_t r0 = b * KERN_ROWS, n = MIN(o->d - r0, (uint32_t)KERN_ROWS);
             prod_block(&px, &o->w, 0, r0, n, 0, tmp.out[0]);
-            for (uint32_t t = 0; t < it.n_tok; t++) {
-                const struct host_bind *h = &w->e->h;
-                float *x = host_row(h, &o->hc_x, it.t0 + t);
-                w->k->hc_post(x + r0, o->d, host_row(h, &o->post, it.t0 + t),
-                              host_row(h, &o->comb, it.t0 + t), o->hc, tmp.out[0][t], n);
-            }
+            stream_update(w, &s, it.t0, it.n_tok, r0, n, tmp.out[0][0], KERN_ROWS);
         }
     }
 }
@@ -201,8 +195,8 @@ static void ffn_up_run(struct worker *w, const struct op *op)
             prod_block(&px, &o->w3, 0, r0, n, 0, tmp.out[1]);
             for (uint32_t t = 0; t < it.n_tok; t++) {
                 w->k->swiglu(tmp.out[0][t], tmp.out[1][t], n, o->lim, NULL);
-                out_put(w, &o->h, &o->h_act, it.t0 + t, r0, tmp.out[0][t], n);
             }
+            out_block(w, &o->h, &o->h_act, NULL, it.t0, it.n_tok, r0, tmp.out[0], n);
         }
     }
 }

@@ -226,8 +226,8 @@ static void up_blocks(struct worker *w, const struct op_moe_up *o, struct up_tmp
         for (uint32_t i = 0; i < n; i++) {
             const float *wt = (const float *)host_row(h, &o->wt, tmp->tok[i]) + pair[i] % o->k;
             w->k->swiglu(tmp->prod.out[0][i], tmp->prod.out[1][i], rows, o->lim, wt);
-            out_put(w, &o->h, &o->h_act, pair[i], r0, tmp->prod.out[0][i], rows);
         }
+        out_block(w, &o->h, &o->h_act, pair, 0, n, r0, tmp->prod.out[0], rows);
     }
 }
 
@@ -326,19 +326,17 @@ static void down_expert(struct worker *w, const struct op_moe_down *o, struct do
 static void down_shared(struct worker *w, const struct op_moe_down *o, struct down_tmp *tmp,
                         uint32_t t0, uint32_t n, uint32_t d0, uint32_t d1)
 {
-    const struct host_bind *h = &w->e->h;
+    const struct streams s = {&o->hc_x, &o->post, &o->comb, o->hc, o->d};
     struct prod_x px = {0};
     prod_x_set(&px, w, &tmp->prod, &o->hs, &o->hs_act, NULL, t0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
         prod_block(&px, &o->shared, 0, d, rows, 0, tmp->prod.out[0]);
-        for (uint32_t t = t0; t < t0 + n; t++) {
-            float *y = tmp->y + (size_t)t * tmp->range + (d - d0);
-            float *x = host_row(h, &o->hc_x, t);
-            w->k->add_vec(y, tmp->prod.out[0][t - t0], rows);
-            w->k->hc_post(x + d, o->d, host_row(h, &o->post, t), host_row(h, &o->comb, t),
-                          o->hc, y, rows);
+        float *y = tmp->y + (size_t)t0 * tmp->range + (d - d0);
+        for (uint32_t t = 0; t < n; t++) {
+            w->k->add_vec(y + (size_t)t * tmp->range, tmp->prod.out[0][t], rows);
         }
+        stream_update(w, &s, t0, n, d, rows, y, tmp->range);
     }
 }
 

@@ -62,23 +62,37 @@ const struct cpu_op cpu_kv_row = {.run = kv_row_run, .private_scratch = kv_row_s
 
 /* ---- HEAD_FINISH ---- */
 
+/* Heads of a token that are one item when there are many tokens: their lines follow each other,
+ * and workers meet less often at the counter of items. */
+enum { HEAD_GROUP = 8 };
+
+static void head_finish(const struct worker *w, const struct op_head_finish *o, uint32_t t,
+                        float *q)
+{
+    uint32_t n_pairs = w->e->p->rope[o->rope].n;
+    if (o->norm) {
+        w->k->scale_vec(q, norm_factor(w->k, q, o->n, o->eps), NULL, o->n, q);
+    }
+    rope_apply(q + o->n - 2 * n_pairs, n_pairs, angles_of_row(w, o->rope, t), false);
+    if (o->index) {
+        w->k->hadamard(q, o->n);
+    }
+    if (o->fp4) {
+        w->k->fp4_round(q, o->n);
+    }
+}
+
 static void head_finish_run(struct worker *w, const struct op *op)
 {
     const struct op_head_finish *o = &op->head_finish;
-    uint32_t n_pairs = w->e->p->rope[o->rope].n;
-    struct share sh = share_make(w, 0, w->s->n_tok * o->heads);
+    uint32_t group = w->s->n_tok > CPU_FEW ? HEAD_GROUP : 1;
+    uint32_t groups = (o->heads + group - 1) / group;
+    struct share sh = share_make(w, 0, w->s->n_tok * groups);
     for (uint32_t i; share_next(&sh, &i);) {
-        uint32_t t = i / o->heads;
-        float *q = (float *)host_row(&w->e->h, &o->q, t) + (size_t)(i % o->heads) * o->n;
-        if (o->norm) {
-            w->k->scale_vec(q, norm_factor(w->k, q, o->n, o->eps), NULL, o->n, q);
-        }
-        rope_apply(q + o->n - 2 * n_pairs, n_pairs, angles_of_row(w, o->rope, t), false);
-        if (o->index) {
-            w->k->hadamard(q, o->n);
-        }
-        if (o->fp4) {
-            w->k->fp4_round(q, o->n);
+        uint32_t t = i / groups, h = i % groups * group, end = MIN(h + group, o->heads);
+        float *q = host_row(&w->e->h, &o->q, t);
+        for (; h < end; h++) {
+            head_finish(w, o, t, q + (size_t)h * o->n);
         }
     }
 }

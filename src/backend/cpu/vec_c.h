@@ -215,6 +215,47 @@ static inline i16 i16_xor(i16 a, i16 b)
     }
     return a;
 }
+static inline i16 i16_add(i16 a, i16 b) /* wrapping */
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] = (int32_t)((uint32_t)a.i[l] + (uint32_t)b.i[l]);
+    }
+    return a;
+}
+static inline i16 i16_max(i16 a, i16 b) /* signed */
+{
+    for (int l = 0; l < 16; l++) {
+        a.i[l] = a.i[l] > b.i[l] ? a.i[l] : b.i[l];
+    }
+    return a;
+}
+static inline int32_t i16_top(i16 a) /* the largest */
+{
+    int32_t top = a.i[0];
+    for (int l = 1; l < 16; l++) {
+        top = a.i[l] > top ? a.i[l] : top;
+    }
+    return top;
+}
+static inline i16 v16_bits(v16 a) /* the bits of floats as integers */
+{
+    i16 r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+/* Integers of -127 to 127 as bytes: lo, then hi; sum: those of lo and of hi. */
+static inline void i16_store_bytes(i16 lo, i16 hi, int8_t *q, int16_t *sum)
+{
+    int32_t s0 = 0, s1 = 0;
+    for (int l = 0; l < 16; l++) {
+        q[l] = (int8_t)lo.i[l];
+        q[16 + l] = (int8_t)hi.i[l];
+        s0 += lo.i[l];
+        s1 += hi.i[l];
+    }
+    sum[0] = (int16_t)s0;
+    sum[1] = (int16_t)s1;
+}
 static inline i16 i16_srl(i16 a, int by)
 {
     for (int l = 0; l < 16; l++) {

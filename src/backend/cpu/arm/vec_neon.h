@@ -271,6 +271,38 @@ static inline i16 i16_and(i16 a, i16 b)
 {
     EACH(vandq_s32(a.val[i], b.val[i]));
 }
+static inline i16 i16_add(i16 a, i16 b)
+{
+    EACH(vaddq_s32(a.val[i], b.val[i]));
+}
+static inline i16 i16_max(i16 a, i16 b)
+{
+    EACH(vmaxq_s32(a.val[i], b.val[i]));
+}
+static inline int32_t i16_top(i16 a)
+{
+    return vmaxvq_s32(
+        vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
+}
+static inline i16 v16_bits(v16 a)
+{
+    return (i16){{vreinterpretq_s32_f32(a.val[0]), vreinterpretq_s32_f32(a.val[1]),
+                  vreinterpretq_s32_f32(a.val[2]), vreinterpretq_s32_f32(a.val[3])}};
+}
+static inline int8x16_t i16_narrow(i16 a) /* the low bytes */
+{
+    int16x8_t lo = vcombine_s16(vmovn_s32(a.val[0]), vmovn_s32(a.val[1]));
+    int16x8_t hi = vcombine_s16(vmovn_s32(a.val[2]), vmovn_s32(a.val[3]));
+    return vcombine_s8(vmovn_s16(lo), vmovn_s16(hi));
+}
+static inline void i16_store_bytes(i16 lo, i16 hi, int8_t *q, int16_t *sum)
+{
+    int8x16_t a = i16_narrow(lo), b = i16_narrow(hi);
+    vst1q_s8(q, a);
+    vst1q_s8(q + 16, b);
+    sum[0] = vaddlvq_s8(a);
+    sum[1] = vaddlvq_s8(b);
+}
 static inline i16 i16_or(i16 a, i16 b)
 {
     EACH(vorrq_s32(a.val[i], b.val[i]));

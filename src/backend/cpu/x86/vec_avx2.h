@@ -217,6 +217,33 @@ static inline i16 i16_and(i16 a, i16 b)
 {
     return (i16){_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};
 }
+static inline i16 i16_add(i16 a, i16 b)
+{
+    return (i16){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+static inline i16 i16_max(i16 a, i16 b)
+{
+    return (i16){_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)};
+}
+static inline int32_t i16_top(i16 a)
+{
+    __m256i h = _mm256_max_epi32(a.lo, a.hi);
+    __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xB1)));
+}
+static inline i16 v16_bits(v16 a)
+{
+    return (i16){_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)};
+}
+static inline void i16_store_bytes(i16 lo, i16 hi, int8_t *q, int16_t *sum)
+{
+    /* packs work in each 128 bits: dwords come out as 0 2 4 6, 1 3 5 7 */
+    __m256i codes = _mm256_packs_epi16(_mm256_packs_epi32(lo.lo, lo.hi),
+                                       _mm256_packs_epi32(hi.lo, hi.hi));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    x_store_sums(_mm256_permutevar8x32_epi32(codes, order), q, sum);
+}
 static inline i16 i16_or(i16 a, i16 b)
 {
     return (i16){_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};

@@ -200,6 +200,26 @@ static inline i16 i16_xor(i16 a, i16 b)
 {
     return _mm512_xor_si512(a, b);
 }
+static inline i16 i16_add(i16 a, i16 b)
+{
+    return _mm512_add_epi32(a, b);
+}
+static inline i16 i16_max(i16 a, i16 b)
+{
+    return _mm512_max_epi32(a, b);
+}
+static inline int32_t i16_top(i16 a)
+{
+    return _mm512_reduce_max_epi32(a);
+}
+static inline i16 v16_bits(v16 a)
+{
+    return _mm512_castps_si512(a);
+}
+static inline void i16_store_bytes(i16 lo, i16 hi, int8_t *q, int16_t *sum)
+{
+    x_store_sums(_mm256_set_m128i(_mm512_cvtepi32_epi8(hi), _mm512_cvtepi32_epi8(lo)), q, sum);
+}
 static inline i16 i16_srl(i16 a, int by)
 {
     return (i16)((__v16su)a >> by);

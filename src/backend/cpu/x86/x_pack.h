@@ -31,4 +31,19 @@ static inline void x_pack(const int8_t *q, unsigned char *to)
 }
 #endif
 
+/* 32 codes of -127 to 127 to q, the sums of both halves to sum. Bytes are added by the sum of
+ * absolute differences from 0, which wants them unsigned: 128 more each. */
+static inline void x_store_sums(__m256i codes, int8_t *q, int16_t *sum)
+{
+    __m256i above = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+    __m256i s = _mm256_sad_epu8(above, _mm256_setzero_si256()); /* of eight bytes each */
+    __m128i lo = _mm256_castsi256_si128(s), hi = _mm256_extracti128_si256(s, 1);
+    __m128i both =
+        _mm_add_epi32(_mm_unpacklo_epi16(lo, hi), /* dword 0: lo's word 0, then hi's */
+                      _mm_unpackhi_epi16(lo, hi));
+    int32_t two = _mm_cvtsi128_si32(_mm_sub_epi16(both, _mm_set1_epi16(16 * 128)));
+    _mm256_storeu_si256((void *)q, codes);
+    memcpy(sum, &two, sizeof two);
+}
+
 #endif
