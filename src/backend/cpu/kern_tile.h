@@ -13,7 +13,8 @@
 
 enum {
     TILE_BATCH = 48, /* tokens that go through the lanes together */
-    PACK_GROUP = 16  /* tokens packed together */
+    PACK_GROUP = 16, /* tokens packed together */
+    PACK_AHEAD = 256 /* bytes of each that are asked for ahead */
 };
 
 _Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 8, "tile_lane_any");
@@ -55,6 +56,7 @@ TILE_INLINE void pack_tokens_by(const struct act_codes *t, uint32_t n_tok, size_
                                 void (*order)(const int8_t *q, unsigned char *to))
 {
     size_t base[16];
+    const struct pack_x to = *x; /* else read again behind every store */
     lane_bases(n / 32, base);
     for (uint32_t i0 = 0; i0 < x->stride; i0 += PACK_GROUP) {
         uint32_t i1 = i0 + PACK_GROUP < x->stride ? i0 + PACK_GROUP : x->stride;
@@ -62,11 +64,14 @@ TILE_INLINE void pack_tokens_by(const struct act_codes *t, uint32_t n_tok, size_
             size_t at = (base[b % 16] + b / 16) * x->stride + i0;
             for (uint32_t i = i0; i < i1; i++, at++) {
                 const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
-                order(a->q + 32 * b, x->q + at * X_BYTES);
-                x->d[at] = a->d[b];
-                memcpy(x->sum[at], a->sum + 2 * b, sizeof x->sum[at]);
+                if (b % 2 == 0) {
+                    __builtin_prefetch(a->q + 32 * b + PACK_AHEAD);
+                }
+                order(a->q + 32 * b, to.q + at * X_BYTES);
+                to.d[at] = a->d[b];
+                memcpy(to.sum[at], a->sum + 2 * b, sizeof to.sum[at]);
                 if (W_BIAS) {
-                    x->bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+                    to.bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
                 }
             }
         }

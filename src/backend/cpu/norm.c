@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend/cpu/ahead.h"
 #include "backend/cpu/cpu_int.h"
 
 static float norm_factor(const struct cpu_kern *k, const float *x, uint32_t n, float eps)
@@ -64,7 +65,7 @@ const struct cpu_op cpu_kv_row = {.run = kv_row_run, .private_scratch = kv_row_s
 
 /* Heads of a token that are one item when there are many tokens: their lines follow each other,
  * and workers meet less often at the counter of items. */
-enum { HEAD_GROUP = 8 };
+enum { HEAD_GROUP = 16 };
 
 static void head_finish(const struct worker *w, const struct op_head_finish *o, uint32_t t,
                         float *q)
@@ -92,6 +93,9 @@ static void head_finish_run(struct worker *w, const struct op *op)
         uint32_t t = i / groups, h = i % groups * group, end = MIN(h + group, o->heads);
         float *q = host_row(&w->e->h, &o->q, t);
         for (; h < end; h++) {
+            for (uint32_t at = 0; h + 1 < end && at < o->n; at += AHEAD_LINE / sizeof *q) {
+                __builtin_prefetch(q + (size_t)(h + 1) * o->n + at, 1);
+            }
             head_finish(w, o, t, q + (size_t)h * o->n);
         }
     }
