@@ -23,9 +23,8 @@ enum {
     CPU_PHASES = 3,        /* phases an op may share out */
     CPU_PACK_TOKENS = 256, /* tokens packed at a time */
     CPU_PACK_BYTES =
-        768 << 10,            /* ... and of not more codes than this, if there are 64 tokens */
-    CPU_DOWN_ROWS = 256,      /* MOE_DOWN: columns a worker sums up at a time, at least ... */
-    CPU_DOWN_BYTES = 1 << 20, /* ... and so many that the sums take no more than this */
+        768 << 10,        /* ... and of not more codes than this, if there are 64 tokens */
+    CPU_DOWN_ROWS = 1024, /* MOE_DOWN: columns a worker sums up at a time, at most */
     CPU_HC_MAX = 16,
     CPU_T_MAX = 4096,
 };

@@ -278,12 +278,13 @@ struct down_tmp {
     uint32_t range;
 };
 
-/* Columns that a worker sums up at a time, of all tokens, when there are many: every range packs
- * the tokens of all experts again, but its sums should stay in the second-level cache. */
-static uint32_t down_range(uint32_t n_tok)
+/* Columns that a worker sums up at a time, of all tokens: about two ranges a worker, but not
+ * more than CPU_DOWN_ROWS columns, so that the sums of a few blocks stay in its caches. Every
+ * range packs the tokens of all experts again. */
+static uint32_t down_range(uint32_t n_tok, uint32_t d, uint32_t n_worker)
 {
-    uint32_t fit = (uint32_t)CPU_DOWN_BYTES / (n_tok * (uint32_t)sizeof(float));
-    return MIN(MAX(fit / KERN_ROWS * KERN_ROWS, (uint32_t)CPU_DOWN_ROWS), 4u * CPU_DOWN_ROWS);
+    uint32_t blocks = (blocks_of(d) + 2 * n_worker - 1) / (2 * n_worker);
+    return n_tok > CPU_FEW ? MIN(blocks * KERN_ROWS, (uint32_t)CPU_DOWN_ROWS) : KERN_ROWS;
 }
 
 static void down_tmp_take(struct down_tmp *t, struct carve *c, const struct exec *e,
@@ -291,15 +292,25 @@ static void down_tmp_take(struct down_tmp *t, struct carve *c, const struct exec
 {
     prod_tmp_take(&t->prod, c, e->p->lim.t_max * o->k, MAX(o->w2.cols, o->shared.cols),
                   prod_act(&o->w2) | prod_act(&o->shared));
-    uint64_t most = MAX((uint64_t)e->p->lim.t_max * CPU_DOWN_ROWS * sizeof(float),
-                        (uint64_t)CPU_DOWN_BYTES);
-    t->y = carve_take(c, most, 1);
+    t->range = down_range(e->p->lim.t_max, o->d, e->dev->n_workers);
+    t->y = carve_take(c, (uint64_t)e->p->lim.t_max * t->range, sizeof(float));
 }
 
 static void moe_down_scratch(const struct exec *e, const struct op *op, struct carve *c)
 {
     struct down_tmp t;
     down_tmp_take(&t, c, e, &op->moe_down);
+}
+
+/* Asks for the sums of a block that products will be added to. */
+static void down_ahead(const struct op_moe_down *o, const struct down_tmp *tmp,
+                       const uint32_t *pair, uint32_t n, uint32_t at)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const float *y = tmp->y + (size_t)(pair[i] / o->k) * tmp->range + at;
+        __builtin_prefetch(y, 1, 2);
+        __builtin_prefetch(y + KERN_ROWS / 2, 1, 2);
+    }
 }
 
 /* Adds expert x's products of pairs [0, n) to y; slot 0 starts a token's sum. */
@@ -310,6 +321,7 @@ static void down_expert(struct worker *w, const struct op_moe_down *o, struct do
     prod_x_set(&px, w, &tmp->prod, &o->h, &o->h_act, pair, 0, n);
     for (uint32_t d = d0; d < d1; d += KERN_ROWS) {
         uint32_t rows = MIN(d1 - d, (uint32_t)KERN_ROWS);
+        down_ahead(o, tmp, pair, n, d - d0);
         prod_block(&px, &o->w2, x, d, rows, 0, tmp->prod.out[0]);
         for (uint32_t i = 0; i < n; i++) {
             float *y = tmp->y + (size_t)(pair[i] / o->k) * tmp->range + (d - d0);
@@ -348,11 +360,7 @@ static void moe_down_run(struct worker *w, const struct op *op)
     down_tmp_take(&tmp, &c, w->e, o);
     const uint32_t *off = host_row(&w->e->h, &o->off, 0);
     const uint32_t *pair = host_row(&w->e->h, &o->pair, 0);
-    uint32_t range = KERN_ROWS, n_tok = w->s->n_tok;
-    if (n_tok > CPU_FEW) {
-        uint32_t blocks = (blocks_of(o->d) + 2 * w->n - 1) / (2 * w->n);
-        range = MIN(blocks * KERN_ROWS, down_range(n_tok));
-    }
+    uint32_t n_tok = w->s->n_tok, range = down_range(n_tok, o->d, w->n);
     tmp.range = range;
     struct share sh = share_make(w, 0, (o->d + range - 1) / range);
     for (uint32_t i; share_next(&sh, &i);) {
