@@ -195,7 +195,7 @@ fi
 
 title "arm64: cross compiled, run by qemu"
 arm64_ready() { setup_arm64 || return 77; }
-arm64_tiers='^test_(backend_(kern|rows|cpu|linear|moe|attn)|engine_bits)$'
+arm64_tiers='^test_(backend_(act8|kern|rows|cpu|linear|moe|attn)|engine_bits)$'
 if check arm64-setup arm64_ready; then
     if [ -n "$long" ]; then
         build build-arm64 arm64 "" &&
@@ -205,8 +205,8 @@ if check arm64-setup arm64_ready; then
                 run_ctest "ctest-arm64-$cpu" build/arm64 -R "$arm64_tiers"
         done
     else
-        build build-arm64 arm64 "test_backend_kern test_backend_linear test_engine_bits" &&
-            run_ctest ctest-arm64 build/arm64 -R '^test_(backend_(kern|linear)|engine_bits)$'
+        build build-arm64 arm64 "test_backend_act8 test_backend_kern test_backend_linear test_engine_bits" &&
+            run_ctest ctest-arm64 build/arm64 -R '^test_(backend_(act8|kern|linear)|engine_bits)$'
     fi
 fi
 

@@ -685,6 +685,37 @@ static void test_hyper_connections(void **state)
     }
 }
 
+/* HCpost with other numbers of streams than V4's, columns in sixteens and not. */
+static void test_hc_post(void **state)
+{
+    (void)state;
+    struct cpu_kern k[TIERS];
+    enum { MOST = 16, LD = KERN_ROWS + 3 };
+    static float x[MOST][LD], z[MOST][LD], post[MOST], comb[MOST * MOST], y[KERN_ROWS];
+    struct rng r = {95};
+    fill(&r, x[0], MOST * LD);
+    fill(&r, post, MOST);
+    fill(&r, comb, MOST * MOST);
+    fill(&r, y, KERN_ROWS);
+    for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
+        for (uint32_t hc = 1; hc <= MOST; hc++) {
+            uint32_t n = hc % 2 ? 19 : KERN_ROWS;
+            memcpy(z, x, sizeof z);
+            k[t].hc_post(z[0], LD, post, comb, hc, y, n);
+            for (uint32_t i = 0; i < hc; i++) {
+                for (uint32_t d = 0; d < n; d++) {
+                    float want = post[i] * y[d];
+                    for (uint32_t j = 0; j < hc; j++) {
+                        want = fmaf(comb[j * hc + i], x[j][d], want);
+                    }
+                    same_floats("HCpost", &want, &z[i][d], 1);
+                }
+                assert_memory_equal(&x[i][n], &z[i][n], (LD - n) * sizeof(float));
+            }
+        }
+    }
+}
+
 static void test_vectors(void **state)
 {
     (void)state;
@@ -727,6 +758,7 @@ int main(void)
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_index_scores),
         cmocka_unit_test(test_hyper_connections),
+        cmocka_unit_test(test_hc_post),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_products_a8),
         cmocka_unit_test(test_rows_at_end),

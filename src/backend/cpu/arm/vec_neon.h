@@ -281,8 +281,7 @@ static inline i16 i16_max(i16 a, i16 b)
 }
 static inline int32_t i16_top(i16 a)
 {
-    return vmaxvq_s32(
-        vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
+    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.val[0], a.val[1]), vmaxq_s32(a.val[2], a.val[3])));
 }
 static inline i16 v16_bits(v16 a)
 {

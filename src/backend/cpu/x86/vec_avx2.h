@@ -239,8 +239,8 @@ static inline i16 v16_bits(v16 a)
 static inline void i16_store_bytes(i16 lo, i16 hi, int8_t *q, int16_t *sum)
 {
     /* packs work in each 128 bits: dwords come out as 0 2 4 6, 1 3 5 7 */
-    __m256i codes = _mm256_packs_epi16(_mm256_packs_epi32(lo.lo, lo.hi),
-                                       _mm256_packs_epi32(hi.lo, hi.hi));
+    __m256i codes =
+        _mm256_packs_epi16(_mm256_packs_epi32(lo.lo, lo.hi), _mm256_packs_epi32(hi.lo, hi.hi));
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     x_store_sums(_mm256_permutevar8x32_epi32(codes, order), q, sum);
 }
