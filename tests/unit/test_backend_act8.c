@@ -14,8 +14,8 @@
 #include "quant/act.h"
 #include "unit/kern_tiers.h"
 
-/* Contents of an A8 block, by kind: every size of number, subnormals and what is near the
- * threshold, ties, zeros with a rare value, any finite bits, infinity in most blocks, NaN in most. */
+/* Contents of an A8 block, by kind: every size of number, the threshold and what is below it,
+ * ties, zeros with a rare value, any finite bits, infinity in most blocks, NaN in most. */
 enum { ACT_KINDS = 7 };
 static float act8_value(struct rng *r, uint32_t kind)
 {
