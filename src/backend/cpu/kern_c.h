@@ -229,12 +229,18 @@ static void hc_chunks(uint32_t type, const void *fn, size_t row_bytes, const flo
 static void hc_collapse(const float *x, size_t ld, const float *w, uint32_t hc, size_t n,
                         float *y)
 {
-    memset(y, 0, n * sizeof *y);
-    for (uint32_t j = 0; j < hc; j++) {
-        const float *xj = x + j * ld;
-        float wj = w[j];
-        for (size_t d = 0; d < n; d++) {
-            y[d] = fmaf(wj, xj[d], y[d]);
+    size_t d = 0;
+    for (; d + 16 <= n; d += 16) {
+        v16 sum = v16_set1(0);
+        for (uint32_t j = 0; j < hc; j++) {
+            sum = v16_fma(v16_set1(w[j]), v16_load(x + j * ld + d), sum);
+        }
+        v16_store(y + d, sum);
+    }
+    for (; d < n; d++) {
+        y[d] = 0.0f;
+        for (uint32_t j = 0; j < hc; j++) {
+            y[d] = fmaf(w[j], x[j * ld + d], y[d]);
         }
     }
 }
