@@ -374,13 +374,39 @@ static int kv_together(struct bench *b, const struct model_ref *m, bool sim_off,
     return rc;
 }
 
-/* An engine that holds all contexts at once; none, and the reason noted, if memory is short. */
-static int open_together(struct bench *b, const struct model_ref *m, fathom_engine_options opt,
-                         fathom_err *err)
+/* Opens an engine that holds all contexts at once, their caches of `bytes`. FATHOM_ENOMEM also if
+ * that leaves no room for the read test: both will be written in full. */
+static int try_together(struct bench *b, const struct model_ref *m, fathom_engine_options opt,
+                        uint64_t bytes, fathom_err *err)
+{
+    uint64_t total, available;
+    memory_info(&total, &available);
+    opt.max_seq = b->n_job;
+    opt.max_ctx = b->job[b->n_job - 1].ctx;
+    opt.kv_bytes = bytes;
+    int rc = fathom_engine_open(&b->e, &opt, err);
+    if (rc != 0 || available == 0 || str_list_has(opt.debug, "overcommit")) {
+        return rc;
+    }
+    fathom_info info;
+    fathom_engine_info(b->e, &info);
+    uint64_t need = info.scratch_bytes + bytes + bench_stream_bytes();
+    need += m->data ? 0 : info.weight_bytes; /* else they are in memory already */
+    if (need > available) {
+        fathom_engine_close(b->e);
+        b->e = NULL;
+        return err_set(err, FATHOM_ENOMEM, "no room for the read test");
+    }
+    return 0;
+}
+
+/* An engine for all contexts at once; none, and the reason noted, if memory is short. */
+static int open_together(struct bench *b, const struct model_ref *m,
+                         const fathom_engine_options *opt, fathom_err *err)
 {
     const uint64_t most = b->o->kv_memory;
     uint64_t bytes;
-    int rc = kv_together(b, m, opt.sim_off, &bytes, err);
+    int rc = kv_together(b, m, opt->sim_off, &bytes, err);
     if (rc != 0) {
         return rc;
     }
@@ -392,15 +418,14 @@ static int open_together(struct bench *b, const struct model_ref *m, fathom_engi
         alone(b, "together their caches take %s, and --kv-memory allows %s", cmd_bytes(bytes),
               cmd_bytes(most));
     } else {
-        opt.max_seq = b->n_job;
-        opt.max_ctx = b->job[b->n_job - 1].ctx;
-        opt.kv_bytes = bytes;
-        rc = fathom_engine_open(&b->e, &opt, err);
+        rc = try_together(b, m, *opt, bytes, err);
         if (rc != FATHOM_ENOMEM) {
             return rc;
         }
         *err = (fathom_err){0};
-        alone(b, "together their caches take %s, more than the memory that is free",
+        alone(b,
+              "together their caches take %s, and memory for that is not free beside the "
+              "weights and the read test",
               cmd_bytes(bytes));
     }
     progress_end(&b->progress);
@@ -414,7 +439,7 @@ static int open_engine(struct bench *b, const struct model_ref *m, fathom_err *e
     model_engine_options(&opt, b->o, m, &b->progress);
     int rc = 0;
     if (b->res.in_turn) {
-        rc = open_together(b, m, opt, err);
+        rc = open_together(b, m, &opt, err);
     } else {
         alone(b, b->n_job == 1 ? "there is one"
                                : "a computed prompt passes one on its way to the next; with "
