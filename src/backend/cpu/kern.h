@@ -32,7 +32,7 @@ enum {
     KERN_ROWS = 32,        /* weight rows of a product block: two panels; also one A8 block */
     KERN_TOKENS = 8,       /* tokens of a packed tile */
     KERN_FEW = 8,          /* more tokens than these go through panels in every tier */
-    KERN_LANE_TOKENS = 48, /* of cpu_kern.lanes_a8 */
+    KERN_LANE_TOKENS = 96, /* of cpu_kern.lanes_a8 */
     KERN_HEADS = 16,       /* heads of an attention group */
     KERN_SPLIT = 128,      /* ATTN entries of one split (op.h) */
     KERN_CHUNK = 32,       /* HC_MIX columns of one chunk (op.h) */
