@@ -39,7 +39,7 @@ static void test_act8(void **state)
     enum { N = 320, B = N / 32, BYTES = N * 10 / 8 };
     uint32_t n_tier = tiers(k);
     float x[N];
-    unsigned char want[BYTES], got[BYTES];
+    _Alignas(64) unsigned char want[BYTES], got[BYTES];
     struct rng r = {96};
     for (uint32_t round = 0; round < 3000; round++) {
         for (int i = 0; i < N; i++) {
