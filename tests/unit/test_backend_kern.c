@@ -599,20 +599,34 @@ static void test_index_scores(void **state)
     }
 }
 
-/* Chunks straight from a weight of floats against the same chunks decoded. */
+/* One sum of HC_MIX: `cols` columns of hc streams, which are ld_w and ld_x apart. */
+static float mix_sum(const float *w, size_t ld_w, const float *x, size_t ld_x, int hc, int cols)
+{
+    float c[16] = {0};
+    for (int j = 0; j < hc; j++) {
+        for (int d = 0; d < cols; d++) {
+            c[d % 16] = fmaf(w[(size_t)j * ld_w + (size_t)d], x[(size_t)j * ld_x + (size_t)d],
+                             c[d % 16]);
+        }
+    }
+    return halving_tree(c);
+}
+
+enum { MIX_HC = 4, MIX_M = 33, MIX_D = 3 * KERN_CHUNK + 5 };
+
+/* Chunks straight from a weight of floats. */
 static void hc_direct(const struct cpu_kern *k, uint32_t type)
 {
-    enum { HC = 4, M = 26, N = 3, D = N * KERN_CHUNK + 5, FROM = 2 };
-    static float fn[M][HC][D], x[HC][D];
-    static float panel[M][HC][KERN_CHUNK], px[HC][KERN_CHUNK];
-    static unsigned char file[M][HC * D * sizeof(float)];
-    float got[N][M + 1], want[M + 1];
+    enum { N = 3, M = 26, FROM = 2 };
+    static float fn[M][MIX_HC][MIX_D], x[MIX_HC][MIX_D];
+    static unsigned char file[M][MIX_HC * MIX_D * sizeof(float)];
+    float got[N][M + 1];
     struct rng r = {94};
-    fill(&r, fn[0][0], M * HC * D);
-    fill(&r, x[0], HC * D);
+    fill(&r, fn[0][0], M * MIX_HC * MIX_D);
+    fill(&r, x[0], MIX_HC * MIX_D);
     const size_t bytes = type == QT_F32 ? 4 : 2;
-    for (size_t i = 0; i < (size_t)M * HC * D; i++) {
-        unsigned char *to = file[i / (HC * D)] + i % (HC * D) * bytes;
+    for (size_t i = 0; i < (size_t)M * MIX_HC * MIX_D; i++) {
+        unsigned char *to = file[i / (MIX_HC * MIX_D)] + i % (MIX_HC * MIX_D) * bytes;
         float *v = &fn[0][0][0] + i;
         if (type == QT_F32) {
             memcpy(to, v, sizeof *v);
@@ -622,18 +636,54 @@ static void hc_direct(const struct cpu_kern *k, uint32_t type)
             *v = type == QT_F16 ? f16_to_f32(half) : bf16_to_f32(half);
         }
     }
-    k->hc_chunks(type, file[0] + FROM * bytes, sizeof file[0], x[0] + FROM, D, HC, M, N,
+    k->hc_chunks(type, file[0] + FROM * bytes, sizeof file[0], x[0] + FROM, MIX_D, MIX_HC, M, N,
                  got[0]);
     for (int c = 0; c < N; c++) {
-        const int at = FROM + c * KERN_CHUNK;
-        for (int j = 0; j < HC; j++) {
-            memcpy(px[j], x[j] + at, sizeof px[j]);
-            for (int i = 0; i < M; i++) {
-                memcpy(panel[i][j], fn[i][j] + at, sizeof panel[i][j]);
-            }
+        const float *xc = x[0] + FROM + (size_t)c * KERN_CHUNK;
+        for (int i = 0; i <= M; i++) {
+            const float *w = i < M ? fn[i][0] + FROM + (size_t)c * KERN_CHUNK : xc;
+            float want = mix_sum(w, MIX_D, xc, MIX_D, MIX_HC, KERN_CHUNK);
+            same_floats("HC_MIX chunks", &want, &got[c][i], 1);
         }
-        k->hc_chunk(panel[0][0], px[0], HC, M, want);
-        same_floats("HC_MIX chunks", want, got[c], M + 1);
+    }
+}
+
+/* A chunk of `cols` columns for m rows and n_tok tokens; nothing else is written. */
+static void hc_packed(const struct cpu_kern *k, uint32_t m, uint32_t cols, uint32_t n_tok)
+{
+    enum { TILE = MIX_HC * KERN_CHUNK * 16, PANELS = (MIX_M + 15) / 16 };
+    static float fn[16 * PANELS][MIX_HC][MIX_D], x[16][MIX_HC][MIX_D];
+    static float w[PANELS * TILE], tile[TILE], sums[KERN_MIX_SUMS(MIX_M) * 16];
+    static float got[17][MIX_M + 2];
+    const float *rows[16];
+    float *out[16];
+    struct rng r = {95};
+    fill(&r, fn[0][0], 16 * PANELS * MIX_HC * MIX_D);
+    fill(&r, x[0][0], 16 * MIX_HC * MIX_D);
+    for (uint32_t i = 0; i < m; i += 16) {
+        for (uint32_t j = 0; j < 16; j++) {
+            rows[j] = fn[i + j][0] + 1;
+        }
+        k->hc_pack(rows, MIX_D, MIX_HC, cols, w + i / 16 * TILE);
+    }
+    for (uint32_t t = 0; t < 16; t++) {
+        rows[t] = x[t][0] + 1;
+        out[t] = got[t];
+    }
+    memset(got, 0x55, sizeof got);
+    k->hc_pack(rows, MIX_D, MIX_HC, cols, tile);
+    k->hc_tile(w, tile, MIX_HC, m, sums);
+    k->hc_turn(sums, m + 1, out, n_tok);
+    for (uint32_t t = 0; t < 17; t++) {
+        for (uint32_t i = 0; i < MIX_M + 2; i++) {
+            float want;
+            memset(&want, 0x55, sizeof want);
+            if (t < n_tok && i <= m) {
+                want = mix_sum(i < m ? fn[i][0] + 1 : x[t][0] + 1, MIX_D, x[t][0] + 1, MIX_D,
+                               MIX_HC, (int)cols);
+            }
+            same_floats("HC_MIX tile", &want, &got[t][i], 1);
+        }
     }
 }
 
@@ -641,26 +691,20 @@ static void test_hyper_connections(void **state)
 {
     (void)state;
     struct cpu_kern k[TIERS];
-    enum { HC = 4, M = 26 };
-    static float fn[M][HC][KERN_CHUNK], x[HC][KERN_CHUNK], post[HC], comb[HC][HC], y[KERN_ROWS];
-    float got[M + 1], z[HC][KERN_CHUNK], flat[KERN_CHUNK];
+    enum { HC = 4 };
+    static float x[HC][KERN_CHUNK], post[HC], comb[HC][HC], y[KERN_ROWS];
+    static const uint32_t ms[] = {1, 4, 8, 9, 15, 16, 24, 26, MIX_M};
+    float z[HC][KERN_CHUNK], flat[KERN_CHUNK];
     struct rng r = {93};
-    fill(&r, fn[0][0], M * HC * KERN_CHUNK);
     fill(&r, x[0], HC * KERN_CHUNK);
     fill(&r, post, HC);
     fill(&r, comb[0], HC * HC);
     fill(&r, y, KERN_ROWS);
     for (uint32_t t = 0, n_tier = tiers(k); t < n_tier; t++) {
-        k[t].hc_chunk(fn[0][0], x[0], HC, M, got);
-        for (int i = 0; i <= M; i++) {
-            float c[16] = {0};
-            for (int j = 0; j < HC; j++) {
-                for (int d = 0; d < KERN_CHUNK; d++) {
-                    c[d % 16] = fmaf(i < M ? fn[i][j][d] : x[j][d], x[j][d], c[d % 16]);
-                }
-            }
-            float want = halving_tree(c);
-            same_floats("HC_MIX chunk", &want, &got[i], 1);
+        for (size_t i = 0; i < ARRAY_LEN(ms); i++) {
+            hc_packed(&k[t], ms[i], KERN_CHUNK, 16);
+            hc_packed(&k[t], ms[i], 5, 13);
+            hc_packed(&k[t], ms[i], 21, 1);
         }
         hc_direct(&k[t], QT_F32);
         hc_direct(&k[t], QT_F16);

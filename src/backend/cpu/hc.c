@@ -37,20 +37,30 @@ const struct cpu_op cpu_embed = {.run = embed_run, .supports = embed_supports};
 
 /* ---- HC_MIX ---- */
 
-/* Chunks of an item, which are 1 KB of every stream, and tokens whose pieces are gathered for all
- * chunks of the range. */
-enum { MIX_RANGE = 8, MIX_TOKENS = 16 };
+/* Chunks of an item, at most: 4 KB of every stream. Tokens of a group: more would not fit the
+ * second-level cache, because rows lie powers of two apart and their pieces share few sets. */
+enum { MIX_RANGE = 32, MIX_TOKENS = 16 };
 
 struct mix_tmp {
-    float *fn; /* [MIX_RANGE][m][hc][32] */
-    float *x;  /* [MIX_RANGE][MIX_TOKENS][hc][32] */
+    float *rows; /* [16][hc][32]: decoded */
+    float *fn;   /* [MIX_RANGE][m / 16, rounded up][hc * 32][16] */
+    float *x;    /* [hc * 32][16 tokens] */
+    float *sums; /* [KERN_MIX_SUMS][16 tokens] */
 };
+
+/* Weight rows as they are packed: whole panels. */
+static size_t mix_rows(const struct op_hc_mix *o)
+{
+    return ((size_t)o->m + KERN_PANEL - 1) / KERN_PANEL * KERN_PANEL;
+}
 
 static void mix_tmp_take(struct mix_tmp *t, struct carve *c, const struct op_hc_mix *o)
 {
-    uint64_t chunk = (uint64_t)o->hc * KERN_CHUNK * MIX_RANGE;
-    t->fn = carve_take(c, o->m * chunk, sizeof(float));
+    uint64_t chunk = (uint64_t)o->hc * KERN_CHUNK;
+    t->rows = carve_take(c, KERN_PANEL * chunk, sizeof(float));
+    t->fn = carve_take(c, MIX_RANGE * mix_rows(o) * chunk, sizeof(float));
     t->x = carve_take(c, MIX_TOKENS * chunk, sizeof(float));
+    t->sums = carve_take(c, MIX_TOKENS * KERN_MIX_SUMS(o->m), sizeof(float));
 }
 
 static void hc_mix_scratch(const struct exec *e, const struct op *op, struct carve *c)
@@ -71,49 +81,70 @@ static uint32_t chunk_cols(const struct op_hc_mix *o, uint32_t c)
     return MIN(o->d - c * KERN_CHUNK, (uint32_t)KERN_CHUNK);
 }
 
-/* Chunks [c, c + n) of every weight row, decoded, zeros behind the last column. */
-static void mix_load(const struct worker *w, const struct op_hc_mix *o, float *fn, uint32_t c,
-                     uint32_t n)
+/* Chunks [c, c + n) of all weight rows, decoded and packed as kern.h wants them. */
+static void mix_load(const struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                     uint32_t c, uint32_t n)
 {
     const uint32_t type = host_weight(&w->e->h, &o->fn)->type;
-    const size_t stride = (size_t)o->m * o->hc * KERN_CHUNK;
-    memset(fn, 0, n * stride * sizeof *fn);
-    for (uint32_t i = 0; i < o->m; i++) {
-        const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
+    const size_t piece = (size_t)o->hc * KERN_CHUNK;
+    float *to = tmp->fn;
+    for (uint32_t k = c; k < c + n; k++) {
+        const uint32_t cols = chunk_cols(o, k);
+        for (uint32_t i0 = 0; i0 < o->m; i0 += KERN_PANEL, to += KERN_PANEL * piece) {
+            const float *rows[KERN_PANEL];
+            for (uint32_t i = 0; i < KERN_PANEL; i++) { /* absent rows repeat the last */
+                rows[i] = tmp->rows + MIN(i, o->m - 1 - i0) * piece;
+            }
+            for (uint32_t i = i0; i < MIN(i0 + KERN_PANEL, o->m); i++) {
+                const void *row = host_mat_row(&w->e->h, &o->fn, 0, i);
+                for (uint32_t j = 0; j < o->hc; j++) {
+                    w->k->weight_decode(type, row, (size_t)j * o->d + k * KERN_CHUNK, cols,
+                                        tmp->rows + (i - i0) * piece + j * KERN_CHUNK);
+                }
+            }
+            w->k->hc_pack(rows, KERN_CHUNK, o->hc, cols, to);
+        }
+    }
+}
+
+/* Asks for chunks [c, c + n) of n_tok rows, straight ahead, which chunk by chunk is not. */
+static void mix_ahead(const struct worker *w, const struct op_hc_mix *o, uint32_t c, uint32_t n,
+                      uint32_t r0, uint32_t n_tok)
+{
+    const uint32_t cols = MIN(n * KERN_CHUNK, o->d - c * KERN_CHUNK);
+    for (uint32_t r = r0; r < r0 + n_tok; r++) {
         for (uint32_t j = 0; j < o->hc; j++) {
-            for (uint32_t k = 0; k < n; k++) {
-                w->k->weight_decode(type, row, (size_t)j * o->d + (c + k) * KERN_CHUNK,
-                                    chunk_cols(o, c + k),
-                                    fn + k * stride + (i * o->hc + j) * KERN_CHUNK);
+            const float *x = mix_x(w, o, r) + (size_t)j * o->d + c * KERN_CHUNK;
+            for (uint32_t i = 0; i < cols; i += 16) {
+                __builtin_prefetch(x + i, 0, 2);
             }
         }
     }
 }
 
-/* Chunks [c, c + n) of all rows by way of decoded panels. */
-static void mix_panels(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
-                       uint32_t c, uint32_t n, uint32_t rows)
+/* Chunks [c, c + n) of all rows by way of decoded weights. */
+static void mix_tiles(struct worker *w, const struct op_hc_mix *o, struct mix_tmp *tmp,
+                      uint32_t c, uint32_t n, uint32_t rows)
 {
-    const size_t piece = (size_t)o->hc * KERN_CHUNK;
-    mix_load(w, o, tmp->fn, c, n);
-    memset(tmp->x, 0, n * MIX_TOKENS * piece * sizeof *tmp->x);
+    const size_t stride = mix_rows(o) * o->hc * KERN_CHUNK;
+    mix_load(w, o, tmp, c, n);
     for (uint32_t r0 = 0; r0 < rows; r0 += MIX_TOKENS) {
         uint32_t n_tok = MIN(rows - r0, (uint32_t)MIX_TOKENS);
-        for (uint32_t t = 0; t < n_tok; t++) {
-            for (uint32_t j = 0; j < o->hc; j++) {
-                const float *x = mix_x(w, o, r0 + t) + (size_t)j * o->d;
-                for (uint32_t k = 0; k < n; k++) {
-                    copy_floats(tmp->x + (k * MIX_TOKENS + t) * piece + j * KERN_CHUNK,
-                                x + (c + k) * KERN_CHUNK, chunk_cols(o, c + k));
-                }
-            }
+        const float *x[MIX_TOKENS];
+        float *out[MIX_TOKENS];
+        for (uint32_t t = 0; t < MIX_TOKENS; t++) { /* absent tokens repeat the first */
+            uint32_t r = r0 + (t < n_tok ? t : 0);
+            x[t] = mix_x(w, o, r) + c * KERN_CHUNK;
+            out[t] = (float *)host_row(&w->e->h, &o->mixp, r) + (size_t)c * (o->m + 1);
         }
+        mix_ahead(w, o, c, n, r0, n_tok);
         for (uint32_t k = 0; k < n; k++) {
-            for (uint32_t t = 0; t < n_tok; t++) {
-                float *out = host_row(&w->e->h, &o->mixp, r0 + t);
-                w->k->hc_chunk(tmp->fn + k * o->m * piece,
-                               tmp->x + (k * MIX_TOKENS + t) * piece, o->hc, o->m,
-                               out + (size_t)(c + k) * (o->m + 1));
+            w->k->hc_pack(x, o->d, o->hc, chunk_cols(o, c + k), tmp->x);
+            w->k->hc_tile(tmp->fn + k * stride, tmp->x, o->hc, o->m, tmp->sums);
+            w->k->hc_turn(tmp->sums, o->m + 1, out, n_tok);
+            for (uint32_t t = 0; t < MIX_TOKENS; t++) {
+                x[t] += KERN_CHUNK;
+                out[t] += o->m + 1;
             }
         }
     }
@@ -141,7 +172,7 @@ static void hc_mix_run(struct worker *w, const struct op *op)
     struct mix_tmp tmp;
     mix_tmp_take(&tmp, &c, o);
     uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK;
-    uint32_t range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
+    uint32_t range = MIN(MAX(o->nc / (2 * w->n), 1u), (uint32_t)MIX_RANGE);
     if (rows > CPU_FEW || qformat(host_weight(&w->e->h, &o->fn)->type)->cls != QC_FLOAT) {
         whole = 0;
     }
@@ -154,7 +185,7 @@ static void hc_mix_run(struct worker *w, const struct op *op)
             at += n;
         }
         if (at < end) {
-            mix_panels(w, o, &tmp, at, end - at, rows);
+            mix_tiles(w, o, &tmp, at, end - at, rows);
         }
     }
 }

@@ -38,6 +38,9 @@ enum {
     KERN_CHUNK = 32,       /* HC_MIX columns of one chunk (op.h) */
 };
 
+/* Kernels of HC_MIX compute eight rows at a time, and squares. */
+#define KERN_MIX_SUMS(m) (((size_t)(m) + 8) / 8 * 8)
+
 /* Packed forms. A dot product visits its 16 partial sums ("lanes" of op.h) in the order 0, 8,
  * 4, 12, ..., 15 in which the halving tree joins them, and for each lane its terms ascending.
  * Terms are packed in exactly that order, so that kernels read straight ahead. F32: a panel
@@ -179,9 +182,16 @@ struct cpu_kern {
     void (*fp4_round)(float *x, size_t n);
 
     /* ---- hyper-connections ---- */
-    /* Chunk of HC_MIX: fn [m][hc][32] and x [hc][32], both with zeros behind the last column;
-     * out[0..m] as mixp. */
-    void (*hc_chunk)(const float *fn, const float *x, uint32_t hc, uint32_t m, float *out);
+    /* One chunk of HC_MIX for sixteen tokens or weight rows. x: to the chunk's first column of
+     * stream 0 of each, streams d columns apart; cols <= 32 count, as if zeros were behind them.
+     * tile [16 lanes, in the order above][2 hc terms][16]. */
+    void (*hc_pack)(const float *const x[16], size_t d, uint32_t hc, uint32_t cols,
+                    float *tile);
+    /* fn: hc_pack of rows 0 to 15, of 16 to 31, ... of m; tile: of tokens. sums
+     * [KERN_MIX_SUMS(m)][16]: the first m + 1 as mixp. */
+    void (*hc_tile)(const float *fn, const float *tile, uint32_t hc, uint32_t m, float *sums);
+    /* out[t][i] = sums[i][t] for i < n, t < n_tok <= 16. */
+    void (*hc_turn)(const float *sums, uint32_t n, float *const *out, uint32_t n_tok);
     /* n_chunk whole chunks of one token straight from the weight, type F32, F16 or BF16: fn and
      * x point to the first column of row and stream 0, streams of both are d columns apart;
      * out [n_chunk][m + 1]. */

@@ -140,36 +140,126 @@ static void act8(const float *x, size_t n_block, int8_t *q, float *d, int16_t *s
 
 /* ---- hyper-connections ---- */
 
-static void hc_chunk(const float *fn, const float *x, uint32_t hc, uint32_t m, float *out)
+/* Chunks of many tokens: a vector holds sixteen tokens, and weights are broadcast, so that no
+ * sum is ever added up across a vector, which would cost as much as its eight products. */
+
+/* Term q of lane l is column l + 16 (q mod 2) of stream q / 2. */
+static void hc_pack(const float *const x[16], size_t d, uint32_t hc, uint32_t cols, float *tile)
 {
-    v16 q = v16_set1(0);
-    for (uint32_t j = 0; j < 2 * hc; j++) {
-        v16 v = v16_load(x + 16 * j);
-        q = v16_fma(v, v, q);
-    }
-    uint32_t i = 0;
-    for (; i + 4 <= m; i += 4) {
-        v16 acc[4] = {v16_set1(0), v16_set1(0), v16_set1(0), v16_set1(0)};
-        const float *w = fn + (size_t)i * hc * KERN_CHUNK;
-        for (uint32_t j = 0; j < 2 * hc; j++) {
-            v16 v = v16_load(x + 16 * j);
-            UNROLL for (int r = 0; r < 4; r++)
+    for (uint32_t q = 0; q < 2 * hc; q++) {
+        const uint32_t first = q % 2 * 16, left = cols > first ? cols - first : 0;
+        const size_t at = q / 2 * d + first;
+        v16 r[16];
+        if (left >= 16) {
+            UNROLL for (int t = 0; t < 16; t++)
             {
-                const float *wr = w + (size_t)r * hc * KERN_CHUNK + 16 * j;
-                acc[r] = v16_fma(v16_load(wr), v, acc[r]);
+                r[t] = v16_load(x[t] + at);
+            }
+        } else {
+            for (int t = 0; t < 16; t++) {
+                float part[16] = {0};
+                memcpy(part, x[t] + at, left * sizeof *part);
+                r[t] = v16_load(part);
             }
         }
-        v16_sum4(acc, out + i);
-    }
-    for (; i < m; i++) {
-        v16 acc = v16_set1(0);
-        for (uint32_t j = 0; j < 2 * hc; j++) {
-            acc = v16_fma(v16_load(fn + (size_t)i * hc * KERN_CHUNK + 16 * j),
-                          v16_load(x + 16 * j), acc);
+        v16_transpose(r);
+        UNROLL for (uint32_t i = 0; i < 16; i++)
+        {
+            v16_store(tile + (i * 2 * hc + q) * 16, r[lane_order[i]]);
         }
-        out[i] = v16_sum(acc);
     }
-    out[m] = v16_sum(q);
+}
+
+/* n rows, side by side in a panel, and of squares, if wanted, one vector more; both are constants.
+ */
+static inline __attribute__((always_inline)) void hc_rows(const float *w, const float *tile,
+                                                          uint32_t hc, int n, float *sums,
+                                                          float *squares)
+{
+    v16 stack[5][V16_MIX_ROWS + 1];
+    const int n_sum = n + (squares ? 1 : 0);
+    for (int i = 0; i < 16; i++) {
+        v16 acc[V16_MIX_ROWS + 1];
+        UNROLL for (int r = 0; r < n_sum; r++)
+        {
+            acc[r] = v16_set1(0);
+        }
+        for (const float *end = w + 32 * (size_t)hc; w < end; w += 16, tile += 16) {
+            v16 x = v16_load(tile);
+            UNROLL for (int r = 0; r < n; r++)
+            {
+                acc[r] = v16_fma(v16_set1(w[r]), x, acc[r]);
+            }
+            if (squares) {
+                acc[n] = v16_fma(x, x, acc[n]);
+            }
+        }
+        int top = 0; /* lanes that wait: one for each bit of i */
+        for (int rest = i; rest; rest &= rest - 1) {
+            top++;
+        }
+        for (int join = i; join & 1; join >>= 1) {
+            top--;
+            UNROLL for (int r = 0; r < n_sum; r++)
+            {
+                acc[r] = v16_add(stack[top][r], acc[r]);
+            }
+        }
+        UNROLL for (int r = 0; r < n_sum; r++)
+        {
+            stack[top][r] = acc[r];
+        }
+    }
+    UNROLL for (int r = 0; r < n; r++)
+    {
+        v16_store(sums + 16 * r, stack[0][r]);
+    }
+    if (squares) {
+        v16_store(squares, stack[0][n]);
+    }
+}
+
+/* Rows behind the last are computed as they lie there; squares take the place of the first. */
+static void hc_tile(const float *fn, const float *tile, uint32_t hc, uint32_t m, float *sums)
+{
+    enum { MOST = V16_MIX_ROWS, LESS = MOST > 8 ? 8 : MOST };
+    const size_t panel = (size_t)hc * KERN_CHUNK * 16;
+    for (uint32_t i = 0, n; i < m; i += n) {
+        const float *w = fn + i / 16 * panel + i % 16;
+        float *to = sums + (size_t)i * 16, *squares = sums + (size_t)m * 16;
+        n = m - i > LESS ? MOST : LESS;
+        if (i + n < m) {
+            hc_rows(w, tile, hc, MOST, to, NULL);
+        } else if (n == MOST) {
+            hc_rows(w, tile, hc, MOST, to, squares);
+        } else {
+            hc_rows(w, tile, hc, LESS, to, squares);
+        }
+    }
+}
+
+/* Sixteen values of all tokens at a time; the last ones again if n is no multiple. */
+static void hc_turn(const float *sums, uint32_t n, float *const *out, uint32_t n_tok)
+{
+    if (n < 16) {
+        for (uint32_t t = 0; t < n_tok; t++) {
+            for (uint32_t i = 0; i < n; i++) {
+                out[t][i] = sums[i * 16 + t];
+            }
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < n; i += 16) {
+        const uint32_t at = i + 16 <= n ? i : n - 16;
+        v16 r[16];
+        for (uint32_t j = 0; j < 16; j++) {
+            r[j] = v16_load(sums + (at + j) * 16);
+        }
+        v16_transpose(r);
+        for (uint32_t t = 0; t < n_tok; t++) {
+            v16_store(out[t] + at, r[t]);
+        }
+    }
 }
 
 /* Four rows at a time: their lines of all streams lie far from each other, which no hardware
@@ -335,7 +425,9 @@ void KERN_INIT(struct cpu_kern *k)
         .row_store = row_store,
         .hadamard = hadamard_vec,
         .fp4_round = fp4_round,
-        .hc_chunk = hc_chunk,
+        .hc_pack = hc_pack,
+        .hc_tile = hc_tile,
+        .hc_turn = hc_turn,
         .hc_chunks = hc_chunks,
         .hc_collapse = hc_collapse,
         .hc_post = hc_post,

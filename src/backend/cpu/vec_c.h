@@ -20,6 +20,7 @@ typedef struct i16 i16;
 
 #define V16_TOKENS 4      /* tokens of a product tile kept in registers at a time */
 #define V16_PANELS 1      /* panels of 16 rows at a time */
+#define V16_MIX_ROWS 4    /* rows of HC_MIX whose sums are kept in registers: 1, 2, 4, 8, 16 */
 #define V16_SCORE_HEADS 4 /* attention scores kept in registers: heads times rows */
 #define V16_SCORE_ROWS 1
 #define V16_VALUE_HEADS 1 /* attention outputs kept in registers: heads times 16 columns */

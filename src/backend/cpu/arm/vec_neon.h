@@ -12,6 +12,7 @@ typedef int32x4x4_t i16;
 
 #define V16_TOKENS 4
 #define V16_PANELS 1
+#define V16_MIX_ROWS 4
 #define V16_SCORE_HEADS 2
 #define V16_SCORE_ROWS 2
 #define V16_VALUE_HEADS 2

@@ -13,6 +13,7 @@ typedef __m512i i16;
 
 #define V16_TOKENS 8
 #define V16_PANELS 2
+#define V16_MIX_ROWS 16
 #define V16_SCORE_HEADS 4
 #define V16_SCORE_ROWS 4
 #define V16_VALUE_HEADS 4
