@@ -35,7 +35,7 @@ struct bench {
     struct cpu_peak peak;
     uint32_t cols;
     uint16_t *w;
-    float *x, *wide, *panels, *tiles, *fn, *mix_x, *mixp, *tile, *sums;
+    float *x, *panels, *tiles, *fn, *mix_x, *mixp, *tile, *sums;
     float (*out)[KERN_ROWS];
     float keep;
 };
@@ -68,9 +68,8 @@ static void set_up(struct bench *b)
         b->w[i] = f32_to_f16(rng_sym(&r));
     }
     b->x = need_random(&r, MAX_TOK * cols);
-    b->wide = need(KERN_PANEL * cols, sizeof(float));
-    b->panels = need(KERN_ROWS * cols, sizeof(float));
-    b->tiles = need(MAX_TOK * cols, sizeof(float));
+    b->panels = need(KERN_ROWS * KERN_TERMS(cols), sizeof(float));
+    b->tiles = need(MAX_TOK * KERN_TERMS(cols), sizeof(float));
     b->out = need(MAX_TOK + 16, sizeof *b->out);
     b->fn = need_random(&r, (size_t)CHUNKS * M_PAD * HC * KERN_CHUNK);
     b->mix_x = need_random(&r, (size_t)CHUNKS * MIX_TOK * HC * KERN_CHUNK);
@@ -87,18 +86,15 @@ static double best(double a, double b)
 static void decode(struct bench *b)
 {
     for (size_t p = 0; p < 2; p++) {
-        for (size_t i = 0; i < KERN_PANEL; i++) {
-            b->k.weight_decode(QT_F16, b->w + (p * KERN_PANEL + i) * b->cols, 0, b->cols,
-                               b->wide + i * b->cols);
-        }
-        b->k.pack_rows_f32(b->wide, b->cols, KERN_PANEL, b->cols,
-                           b->panels + p * KERN_PANEL * b->cols);
+        b->k.pack_rows_f32(QT_F16, b->w + p * KERN_PANEL * b->cols, 2 * (size_t)b->cols,
+                           KERN_PANEL, b->cols,
+                           b->panels + p * KERN_PANEL * KERN_TERMS(b->cols));
     }
 }
 
 static void pack(struct bench *b, uint32_t n_tok)
 {
-    size_t tile = (size_t)b->cols * KERN_TOKENS;
+    size_t tile = KERN_TERMS(b->cols) * KERN_TOKENS;
     for (uint32_t t = 0; t < n_tok; t += 16) {
         const float *x[16];
         for (uint32_t i = 0; i < 16; i++) {
@@ -111,11 +107,8 @@ static void pack(struct bench *b, uint32_t n_tok)
 
 static void products(struct bench *b, uint32_t n_tok)
 {
-    size_t tile = (size_t)b->cols * KERN_TOKENS;
-    for (uint32_t t = 0; t < n_tok; t += KERN_TOKENS) {
-        b->k.tile_f32(b->panels, b->panels + (size_t)KERN_PANEL * b->cols,
-                      b->tiles + t / KERN_TOKENS * tile, b->cols, b->out + t);
-    }
+    const float *const w[2] = {b->panels, b->panels + KERN_PANEL * KERN_TERMS(b->cols)};
+    b->k.tiles_f32(w, b->tiles, n_tok, b->cols, (struct next_rows){0}, b->out);
 }
 
 static void measure(struct bench *b, uint32_t n_tok)

@@ -199,7 +199,8 @@ static void test_products_f32(void **state)
     (void)state;
     struct cpu_kern k[TIERS];
     uint32_t n_tier = tiers(k);
-    static float w[ROWS][MAX_N], x[TOKS][MAX_N], tile[2][MAX_N * 8], panel[2][MAX_N * 16];
+    static float w[ROWS][MAX_N], x[TOKS][MAX_N], tile[2 * KERN_TERMS(MAX_N) * 8],
+        panel[2][KERN_TERMS(MAX_N) * 16];
     struct rng r = {79};
     for (size_t li = 0; li < ARRAY_LEN(lengths); li++) {
         size_t n = lengths[li];
@@ -214,21 +215,20 @@ static void test_products_f32(void **state)
             xp[t] = x[t];
         }
         for (uint32_t tier = 0; tier < n_tier; tier++) {
-            float few[5][ROWS], many[2][KERN_TOKENS][KERN_ROWS];
+            float few[5][ROWS], many[TOKS][KERN_ROWS];
             k[tier].rows_f32(QT_F32, w, sizeof w[0], ROWS, xp, 5, n, few[0], ROWS);
             float one[ROWS];
             k[tier].rows_f32(QT_F32, w, sizeof w[0], ROWS - 1, xp, 1, n, one, ROWS);
             for (int p = 0; p < 2; p++) {
-                k[tier].pack_rows_f32(w[p * 16], MAX_N, 16, n, panel[p]);
+                k[tier].pack_rows_f32(QT_F32, w[p * 16], sizeof w[0], 16, n, panel[p]);
             }
-            k[tier].pack_tokens_f32(xp, n, tile[0], tile[1]);
-            for (int p = 0; p < 2; p++) {
-                k[tier].tile_f32(panel[0], panel[1], tile[p], n, many[p]);
-            }
+            k[tier].pack_tokens_f32(xp, n, tile, tile + KERN_TERMS(n) * 8);
+            k[tier].tiles_f32((const float *const[2]){panel[0], panel[1]}, tile, TOKS, n,
+                              (struct next_rows){0}, many);
             for (int i = 0; i < ROWS; i++) {
                 for (int t = 0; t < TOKS; t++) {
                     float want = dot_f32(w[i], x[t], n);
-                    assert_true(f32_bits(want) == f32_bits(many[t / 8][t % 8][i]));
+                    assert_true(f32_bits(want) == f32_bits(many[t][i]));
                     assert_true(t >= 5 || f32_bits(want) == f32_bits(few[t][i]));
                     assert_true(t > 0 || i == ROWS - 1 || f32_bits(want) == f32_bits(one[i]));
                 }

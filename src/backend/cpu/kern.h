@@ -38,6 +38,8 @@ enum {
     KERN_CHUNK = 32,       /* HC_MIX columns of one chunk (op.h) */
 };
 
+/* Places of an F32 panel or tile of n elements: one is left free behind every lane. */
+#define KERN_TERMS(n) ((size_t)(n) + 16)
 /* Kernels of HC_MIX compute eight rows at a time, and squares. */
 #define KERN_MIX_SUMS(m) (((size_t)(m) + 8) / 8 * 8)
 
@@ -136,8 +138,10 @@ struct cpu_kern {
                    size_t n, float *out, size_t out_ld);
 
     /* ---- products of packed blocks: many tokens ---- */
-    /* n_row <= 16 decoded rows of n floats, stride ld, into one panel; missing rows are zero. */
-    void (*pack_rows_f32)(const float *w, size_t ld, uint32_t n_row, size_t n, float *panel);
+    /* n_row <= 16 rows of n floats, type F32, F16 or BF16, into one panel; missing rows are zero.
+     */
+    void (*pack_rows_f32)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                          size_t n, float *panel);
     /* n_row <= 16 rows of a block format, as they lie in the file. */
     void (*pack_panel)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row, size_t n,
                        struct pack_w *panel);
@@ -149,9 +153,9 @@ struct cpu_kern {
     /* Panels of these formats have elements g, 8 + g, 16 + g, 24 + g of a block in group g, not
      * 4g to 4g + 3. */
     bool turned[QT_COUNT];
-    /* out[t][r] for two panels (32 rows) and one tile (8 tokens). */
-    void (*tile_f32)(const float *lo, const float *hi, const float *x, size_t n,
-                     float out[KERN_TOKENS][KERN_ROWS]);
+    /* out[t][r] for two panels (32 rows) and n_tok tokens, in tiles of KERN_TERMS(n) * 8. */
+    void (*tiles_f32)(const float *const w[2], const float *x, uint32_t n_tok, size_t n,
+                      struct next_rows next, float (*out)[KERN_ROWS]);
     /* out[t][r] for two panels of a format and n_tok tokens. */
     void (*tiles_a8)(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
                      uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS]);

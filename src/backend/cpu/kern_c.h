@@ -60,6 +60,7 @@ static void exp_vec(float *x, size_t n)
 #include "backend/cpu/kern_index.h"
 #include "backend/cpu/kern_panel.h"
 #include "backend/cpu/kern_tile.h"
+#include "backend/cpu/kern_float.h"
 
 /* ---- vectors ---- */
 
@@ -413,7 +414,7 @@ void KERN_INIT(struct cpu_kern *k)
         .pack_panel = pack_panel,
         .pack_tokens_f32 = pack_tokens_f32,
         .pack_tokens_a8 = pack_tokens_a8,
-        .tile_f32 = tile_f32,
+        .tiles_f32 = tiles_f32,
         .tiles_a8 = tiles_a8,
         .exp_vec = exp_vec,
         .sum_squares = sum_squares,

@@ -12,7 +12,10 @@
 static void index_pack(const float *rows, uint32_t n_row, size_t n, float *panel)
 {
     for (size_t k = 0; k < n; k += 32) {
-        pack_rows_f32(rows + k, n, n_row, n - k < 32 ? n - k : 32, panel + k * KERN_PANEL);
+        size_t w = n - k < 32 ? n - k : 32, base[16];
+        lane_bases(w, base);
+        pack_typed(QT_F32, (const char *)(rows + k), n * sizeof *rows, n_row, w, base,
+                   panel + k * KERN_PANEL);
     }
 }
 

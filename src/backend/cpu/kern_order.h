@@ -28,4 +28,14 @@ static inline void lane_bases(size_t n, size_t base[16])
     }
 }
 
+/* The same for F32 panels and tiles, with room for a term behind every lane: most lanes would
+ * lie a power of two apart, and packing writes to all of them in turn. */
+static inline void term_bases(size_t n, size_t base[16])
+{
+    lane_bases(n, base);
+    for (size_t i = 0; i < 16; i++) {
+        base[lane_order[i]] += i;
+    }
+}
+
 #endif

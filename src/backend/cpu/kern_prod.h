@@ -1,5 +1,5 @@
 /* kern_prod.h - the part of kern_c.h that multiplies weights with activations: decoding rows,
- * products row by row, packing, products of packed tiles. Included by kern_c.h only.
+ * products row by row, packing. Included by kern_c.h only.
  *
  * Row by row, a vector holds the 16 partial sums of one product ("lanes" of op.h) and is added
  * up at the end. In tiles, a vector holds one partial sum of 16 rows; lanes are visited in the
@@ -252,32 +252,58 @@ static void row_a8(const struct row_codes *w, const struct act_codes *x, uint32_
 
 /* ---- products, many tokens: packing ---- */
 
-static void pack_rows_f32(const float *w, size_t ld, uint32_t n_row, size_t n, float *panel)
+/* base: where the terms of each lane begin. */
+static inline void pack_typed(uint32_t type, const char *w, size_t row_bytes, uint32_t n_row,
+                              size_t n, const size_t base[16], float *panel)
 {
-    size_t base[16], i = 0;
-    lane_bases(n, base);
+    size_t i = 0;
     for (; i + 16 <= n; i += 16) {
         v16 r[16];
-        for (uint32_t j = 0; j < 16; j++) {
-            r[j] = j < n_row ? v16_load(w + j * ld + i) : v16_set1(0);
+        if (n_row == 16) {
+            UNROLL for (uint32_t j = 0; j < 16; j++)
+            {
+                r[j] = load_w(type, w + j * row_bytes, i);
+            }
+        } else {
+            for (uint32_t j = 0; j < 16; j++) {
+                r[j] = j < n_row ? load_w(type, w + j * row_bytes, i) : v16_set1(0);
+            }
         }
         v16_transpose(r);
-        for (int l = 0; l < 16; l++) {
+        UNROLL for (int l = 0; l < 16; l++)
+        {
             v16_store(panel + (base[l] + i / 16) * KERN_PANEL, r[l]);
         }
     }
     for (; i < n; i++) {
         float *to = panel + (base[i % 16] + i / 16) * KERN_PANEL;
         for (uint32_t j = 0; j < 16; j++) {
-            to[j] = j < n_row ? w[j * ld + i] : 0.0f;
+            to[j] = 0.0f;
+            if (j < n_row) {
+                quant_decode(type, w + j * row_bytes, i, 1, to + j);
+            }
         }
+    }
+}
+
+static void pack_rows_f32(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                          size_t n, float *panel)
+{
+    size_t base[16];
+    term_bases(n, base);
+    if (type == QT_F32) { /* constant types, so that each loop is specialised */
+        pack_typed(QT_F32, w, row_bytes, n_row, n, base, panel);
+    } else if (type == QT_F16) {
+        pack_typed(QT_F16, w, row_bytes, n_row, n, base, panel);
+    } else {
+        pack_typed(QT_BF16, w, row_bytes, n_row, n, base, panel);
     }
 }
 
 static void pack_tokens_f32(const float *const x[16], size_t n, float *lo, float *hi)
 {
     size_t base[16], i = 0;
-    lane_bases(n, base);
+    term_bases(n, base);
     for (; i + 16 <= n; i += 16) {
         v16 r[16];
         for (int j = 0; j < 16; j++) {
@@ -294,86 +320,6 @@ static void pack_tokens_f32(const float *const x[16], size_t n, float *lo, float
         for (int j = 0; j < 8; j++) {
             lo[at + (size_t)j] = x[j][i];
             hi[at + (size_t)j] = x[j + 8][i];
-        }
-    }
-}
-
-/* ---- products, many tokens: tiles ---- */
-
-/* Finished lanes wait here until the tree joins them: never more than five. */
-struct lane_stack {
-    v16 sum[5][V16_PANELS][V16_TOKENS];
-    int n;
-};
-
-/* After the i-th lane of lane_order: pushes it and joins what the tree joins. */
-static inline void lane_push(struct lane_stack *s, int i, v16 acc[V16_PANELS][V16_TOKENS])
-{
-    for (; i & 1; i >>= 1) {
-        s->n--;
-        for (int p = 0; p < V16_PANELS; p++) {
-            UNROLL for (int t = 0; t < V16_TOKENS; t++)
-            {
-                acc[p][t] = v16_add(s->sum[s->n][p][t], acc[p][t]);
-            }
-        }
-    }
-    for (int p = 0; p < V16_PANELS; p++) { /* element by element: acc stays in registers */
-        UNROLL for (int t = 0; t < V16_TOKENS; t++)
-        {
-            s->sum[s->n][p][t] = acc[p][t];
-        }
-    }
-    s->n++;
-}
-
-static inline void tile_part_f32(const float *const w[V16_PANELS], const float *x, size_t n,
-                                 float out[][KERN_ROWS])
-{
-    struct lane_stack s;
-    s.n = 0;
-    size_t k = 0;
-    for (int i = 0; i < 16; i++) {
-        size_t end = k + n / 16 + (lane_order[i] < n % 16);
-        v16 acc[V16_PANELS][V16_TOKENS];
-        UNROLL for (int p = 0; p < V16_PANELS; p++)
-        {
-            UNROLL for (int t = 0; t < V16_TOKENS; t++)
-            {
-                acc[p][t] = v16_set1(0);
-            }
-        }
-        for (; k < end; k++) {
-            v16 wv[V16_PANELS];
-            UNROLL for (int p = 0; p < V16_PANELS; p++)
-            {
-                wv[p] = v16_load(w[p] + k * KERN_PANEL);
-            }
-            UNROLL for (int t = 0; t < V16_TOKENS; t++)
-            {
-                v16 xv = v16_set1(x[k * KERN_TOKENS + (size_t)t]);
-                UNROLL for (int p = 0; p < V16_PANELS; p++)
-                {
-                    acc[p][t] = v16_fma(wv[p], xv, acc[p][t]);
-                }
-            }
-        }
-        lane_push(&s, i, acc);
-    }
-    for (int p = 0; p < V16_PANELS; p++) {
-        for (int t = 0; t < V16_TOKENS; t++) {
-            v16_store(out[t] + p * KERN_PANEL, s.sum[0][p][t]);
-        }
-    }
-}
-
-static void tile_f32(const float *lo, const float *hi, const float *x, size_t n,
-                     float out[KERN_TOKENS][KERN_ROWS])
-{
-    const float *const w[2] = {lo, hi};
-    for (int p = 0; p < 2; p += V16_PANELS) {
-        for (int t = 0; t < KERN_TOKENS; t += V16_TOKENS) {
-            tile_part_f32(w + p, x + t, n, (float(*)[KERN_ROWS])(&out[t][p * KERN_PANEL]));
         }
     }
 }

@@ -32,8 +32,8 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
         p->wide = carve_take(c, (uint64_t)cols * KERN_PANEL, sizeof(float));
     }
     if (f32 && max_tok > KERN_FEW) {
-        p->tiles_f32 = carve_take(c, (uint64_t)cols * pad, sizeof(float));
-        p->panels_f32 = carve_take(c, (uint64_t)cols * KERN_ROWS, sizeof(float));
+        p->tiles_f32 = carve_take(c, KERN_TERMS(cols) * pad, sizeof(float));
+        p->panels_f32 = carve_take(c, KERN_TERMS(cols) * KERN_ROWS, sizeof(float));
     }
     if (a8) {
         p->codes.w = carve_take(c, cols, sizeof(int16_t));
@@ -94,7 +94,7 @@ static void pack_tokens(struct prod_x *px, uint32_t form, uint32_t cols, uint32_
     const struct cpu_kern *k = px->w->k;
     struct prod_tmp *tmp = px->tmp;
     if (form == FORM_F32) {
-        size_t tile = (size_t)cols * KERN_TOKENS;
+        size_t tile = KERN_TERMS(cols) * KERN_TOKENS;
         for (uint32_t t = 0; t < pad; t += 16) {
             float *lo = tmp->tiles_f32 + t / KERN_TOKENS * tile;
             k->pack_tokens_f32(tmp->rows_f32 + t, cols, lo, lo + tile);
@@ -174,24 +174,36 @@ static void few_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_R
     }
 }
 
+/* n rows from row `first` of the block on into a panel. */
+static void many_rows(struct prod_x *px, const struct wrows *r, uint32_t first, uint32_t n,
+                      float *panel)
+{
+    const struct cpu_kern *k = px->w->k;
+    const unsigned char *base = r->base + first * r->row_bytes;
+    if (qformat(r->type)->cls == QC_FLOAT) {
+        k->pack_rows_f32(r->type, base, r->row_bytes, n, r->cols, panel);
+        return;
+    }
+    const size_t wide = r->cols * sizeof(float);
+    for (uint32_t i = 0; i < n; i++) {
+        k->weight_decode(r->type, base + i * r->row_bytes, 0, r->cols,
+                         px->tmp->wide + (size_t)i * r->cols);
+    }
+    k->pack_rows_f32(QT_F32, px->tmp->wide, wide, n, r->cols, panel);
+}
+
 static void many_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
 {
     const struct cpu_kern *k = px->w->k;
     struct prod_tmp *tmp = px->tmp;
-    size_t panel = (size_t)r->cols * KERN_PANEL, tile = (size_t)r->cols * KERN_TOKENS;
+    size_t panel = KERN_TERMS(r->cols) * KERN_PANEL;
     for (uint32_t p = 0; p < 2; p++) {
         uint32_t first = p * KERN_PANEL;
         uint32_t n = r->n_row > first ? MIN(r->n_row - first, (uint32_t)KERN_PANEL) : 0;
-        for (uint32_t i = 0; i < n; i++) {
-            k->weight_decode(r->type, r->base + (first + i) * r->row_bytes, 0, r->cols,
-                             tmp->wide + (size_t)i * r->cols);
-        }
-        k->pack_rows_f32(tmp->wide, r->cols, n, r->cols, tmp->panels_f32 + p * panel);
+        many_rows(px, r, first, n, tmp->panels_f32 + p * panel);
     }
-    for (uint32_t t = 0; t < px->n; t += KERN_TOKENS) {
-        k->tile_f32(tmp->panels_f32, tmp->panels_f32 + panel,
-                    tmp->tiles_f32 + t / KERN_TOKENS * tile, r->cols, out + t);
-    }
+    const float *const w[2] = {tmp->panels_f32, tmp->panels_f32 + panel};
+    k->tiles_f32(w, tmp->tiles_f32, px->n, r->cols, r->next, out);
 }
 
 static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
