@@ -26,8 +26,10 @@ struct float_part {
     bool first, last;
 };
 
+/* next: where x will be in the next call. */
 static inline void float_tile(const float *const w[V16_PANELS], const float *x,
-                              const struct float_part *part, struct float_stack *stack)
+                              const float *next, const struct float_part *part,
+                              struct float_stack *stack)
 {
     int top = 0; /* lanes that wait: one for each bit of the number */
     for (int rest = part->lane; rest; rest &= rest - 1) {
@@ -43,6 +45,7 @@ static inline void float_tile(const float *const w[V16_PANELS], const float *x,
     }
     for (size_t k = part->k0; k < part->k1; k++) {
         v16 wv[V16_PANELS];
+        __builtin_prefetch(next + k * KERN_TOKENS);
         UNROLL for (int p = 0; p < V16_PANELS; p++)
         {
             wv[p] = v16_load(w[p] + k * KERN_PANEL);
@@ -81,6 +84,8 @@ static void float_batch(const float *const w[V16_PANELS], const float *x, uint32
 {
     struct float_stack stack[FLOAT_BATCH / V16_TOKENS];
     const size_t tile = KERN_TERMS(n) * KERN_TOKENS;
+    const size_t calls = (n / (16 * FLOAT_PIECE) + 1) * 16 * (n_tok / V16_TOKENS + 1);
+    const size_t step = (next->bytes / calls / AHEAD_LINE + 1) * AHEAD_LINE;
     size_t base[16];
     term_bases(n, base);
     for (int i = 0; i < 16; i++) {
@@ -90,13 +95,16 @@ static void float_batch(const float *const w[V16_PANELS], const float *x, uint32
             part.k1 = k1 - part.k0 < FLOAT_PIECE ? k1 : part.k0 + FLOAT_PIECE;
             part.first = part.k0 == k0;
             part.last = part.k1 == k1;
-            for (uint32_t t = 0; t < n_tok; t += V16_TOKENS) {
-                const float *xt = x + t / KERN_TOKENS * tile + t % KERN_TOKENS;
-                float_tile(w, xt, &part, &stack[t / V16_TOKENS]);
+            const float *xt = x, *xn = x;
+            for (uint32_t t = 0; t < n_tok; t += V16_TOKENS, xt = xn) {
+                const uint32_t tn = t + V16_TOKENS;
+                xn = tn < n_tok ? x + tn / KERN_TOKENS * tile + tn % KERN_TOKENS
+                                : x + (part.k1 - part.k0) * KERN_TOKENS;
+                float_tile(w, xt, xn, &part, &stack[t / V16_TOKENS]);
+                ask_ahead(next, step);
             }
             part.k0 = part.k1;
         } while (part.k0 < k1);
-        ask_ahead(next, next->bytes / (size_t)(16 - i));
     }
     for (uint32_t t = 0; t < n_tok; t++) {
         for (int p = 0; p < V16_PANELS; p++) {
