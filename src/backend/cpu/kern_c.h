@@ -171,14 +171,14 @@ static void hc_pack(const float *const x[16], size_t d, uint32_t hc, uint32_t co
     }
 }
 
-/* n rows, side by side in a panel, and of squares, if wanted, one vector more; both are constants.
- */
-static inline __attribute__((always_inline)) void hc_rows(const float *w, const float *tile,
-                                                          uint32_t hc, int n, float *sums,
-                                                          float *squares)
+/* n rows, side by side in a panel; the squares are returned if they are wanted. n and `squares`
+ * are constants. */
+static inline __attribute__((always_inline)) v16 hc_rows(const float *w, const float *tile,
+                                                         uint32_t hc, int n, bool squares,
+                                                         float *sums)
 {
     v16 stack[5][V16_MIX_ROWS + 1];
-    const int n_sum = n + (squares ? 1 : 0);
+    const int n_sum = n + squares;
     for (int i = 0; i < 16; i++) {
         v16 acc[V16_MIX_ROWS + 1];
         UNROLL for (int r = 0; r < n_sum; r++)
@@ -215,9 +215,7 @@ static inline __attribute__((always_inline)) void hc_rows(const float *w, const 
     {
         v16_store(sums + 16 * r, stack[0][r]);
     }
-    if (squares) {
-        v16_store(squares, stack[0][n]);
-    }
+    return stack[0][squares ? n : 0];
 }
 
 /* Rows behind the last are computed as they lie there; squares take the place of the first. */
@@ -225,18 +223,15 @@ static void hc_tile(const float *fn, const float *tile, uint32_t hc, uint32_t m,
 {
     enum { MOST = V16_MIX_ROWS, LESS = MOST > 8 ? 8 : MOST };
     const size_t panel = (size_t)hc * KERN_CHUNK * 16;
-    for (uint32_t i = 0, n; i < m; i += n) {
-        const float *w = fn + i / 16 * panel + i % 16;
-        float *to = sums + (size_t)i * 16, *squares = sums + (size_t)m * 16;
-        n = m - i > LESS ? MOST : LESS;
-        if (i + n < m) {
-            hc_rows(w, tile, hc, MOST, to, NULL);
-        } else if (n == MOST) {
-            hc_rows(w, tile, hc, MOST, to, squares);
-        } else {
-            hc_rows(w, tile, hc, LESS, to, squares);
-        }
+    uint32_t i = 0;
+    for (; i + MOST < m; i += MOST) {
+        hc_rows(fn + i / 16 * panel + i % 16, tile, hc, MOST, false, sums + (size_t)i * 16);
     }
+    const float *w = fn + i / 16 * panel + i % 16;
+    float *to = sums + (size_t)i * 16;
+    v16 squares = m - i <= LESS ? hc_rows(w, tile, hc, LESS, true, to)
+                                : hc_rows(w, tile, hc, MOST, true, to);
+    v16_store(sums + (size_t)m * 16, squares);
 }
 
 /* Sixteen values of all tokens at a time; the last ones again if n is no multiple. */
