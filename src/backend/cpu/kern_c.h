@@ -177,19 +177,22 @@ static inline __attribute__((always_inline)) v16 hc_rows(const float *w, const f
                                                          uint32_t hc, int n, bool squares,
                                                          float *sums)
 {
-    v16 stack[5][V16_MIX_ROWS + 1];
+    enum { SUMS = V16_MIX_ROWS + 1 }; /* clang unrolls loops only to numbers written there */
+    v16 stack[5][SUMS];
     const int n_sum = n + squares;
     for (int i = 0; i < 16; i++) {
-        v16 acc[V16_MIX_ROWS + 1];
-        UNROLL for (int r = 0; r < n_sum; r++)
+        v16 acc[SUMS];
+        UNROLL for (int r = 0; r < SUMS; r++)
         {
             acc[r] = v16_set1(0);
         }
         for (const float *end = w + 32 * (size_t)hc; w < end; w += 16, tile += 16) {
             v16 x = v16_load(tile);
-            UNROLL for (int r = 0; r < n; r++)
+            UNROLL for (int r = 0; r < V16_MIX_ROWS; r++)
             {
-                acc[r] = v16_fma(v16_set1(w[r]), x, acc[r]);
+                if (r < n) {
+                    acc[r] = v16_fma(v16_set1(w[r]), x, acc[r]);
+                }
             }
             if (squares) {
                 acc[n] = v16_fma(x, x, acc[n]);
@@ -201,19 +204,25 @@ static inline __attribute__((always_inline)) v16 hc_rows(const float *w, const f
         }
         for (int join = i; join & 1; join >>= 1) {
             top--;
-            UNROLL for (int r = 0; r < n_sum; r++)
+            UNROLL for (int r = 0; r < SUMS; r++)
             {
-                acc[r] = v16_add(stack[top][r], acc[r]);
+                if (r < n_sum) {
+                    acc[r] = v16_add(stack[top][r], acc[r]);
+                }
             }
         }
-        UNROLL for (int r = 0; r < n_sum; r++)
+        UNROLL for (int r = 0; r < SUMS; r++)
         {
-            stack[top][r] = acc[r];
+            if (r < n_sum) {
+                stack[top][r] = acc[r];
+            }
         }
     }
-    UNROLL for (int r = 0; r < n; r++)
+    UNROLL for (int r = 0; r < V16_MIX_ROWS; r++)
     {
-        v16_store(sums + 16 * r, stack[0][r]);
+        if (r < n) {
+            v16_store(sums + 16 * r, stack[0][r]);
+        }
     }
     return stack[0][squares ? n : 0];
 }
