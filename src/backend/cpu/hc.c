@@ -1,9 +1,9 @@
 /* hc.c - EMBED and the hyper-connections HC_MIX, HC_NORM, HC_HEAD (op.h, model.md 5).
  *
  * HC_MIX is a product with very few rows over the whole residual, cut into chunks of 32 columns
- * whose partial sums HC_NORM adds up: with many tokens a worker decodes the small panels of a
- * range of chunks once and runs all of them through, with few it multiplies the range straight
- * from the weight. HC_NORM then works token by token: the coefficients (a handful of
+ * whose partial sums HC_NORM adds up: with many tokens a worker decodes the weights of a
+ * range of chunks once and runs all tokens through, sixteen side by side; with few it multiplies
+ * the range straight from the weight. HC_NORM then works token by token: the coefficients (a handful of
  * scalars), the collapsed vector, its norm, and the 8-bit form. Read next: norm.c. */
 #include <math.h>
 #include <string.h>
@@ -172,7 +172,7 @@ static void hc_mix_run(struct worker *w, const struct op *op)
     struct mix_tmp tmp;
     mix_tmp_take(&tmp, &c, o);
     uint32_t rows = step_rows(w->s, o->rows_out), whole = o->d / KERN_CHUNK;
-    uint32_t range = MIN(MAX(o->nc / (2 * w->n), 1u), (uint32_t)MIX_RANGE);
+    uint32_t range = MIN(MAX(o->nc / (4 * w->n), 1u), (uint32_t)MIX_RANGE);
     if (rows > CPU_FEW || qformat(host_weight(&w->e->h, &o->fn)->type)->cls != QC_FLOAT) {
         whole = 0;
     }

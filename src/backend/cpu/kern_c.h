@@ -5,8 +5,8 @@
  * Two kinds of code: products and reductions are written in the vocabulary, whose words fix the
  * order of operations of op.h; element-wise loops are plain C, which the compiler vectorises
  * without any freedom over the result (no contraction, no reassociation; fmaf is always one
- * rounding). So the tiers agree bit for bit. Read next: kern_prod.h, kern_rows.h and
- * kern_index.h, the large families, included below; prod.c, which feeds the products. */
+ * rounding). So the tiers agree bit for bit. Read next: kern_prod.h, kern_float.h, kern_rows.h
+ * and kern_index.h, the large families, included below; prod.c, which feeds the products. */
 #include <float.h>
 #include <limits.h>
 #include <math.h>
