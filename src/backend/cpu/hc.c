@@ -1,9 +1,9 @@
 /* hc.c - EMBED and the hyper-connections HC_MIX, HC_NORM, HC_HEAD (op.h, model.md 5).
  *
  * HC_MIX is a product with very few rows over the whole residual, cut into chunks of 32 columns
- * whose partial sums HC_NORM adds up: with many tokens a worker decodes the weights of a
- * range of chunks once and runs all tokens through, sixteen side by side; with few it multiplies
- * the range straight from the weight. HC_NORM then works token by token: the coefficients (a handful of
+ * whose partial sums HC_NORM adds up: with many tokens a worker decodes the weights of a range of
+ * chunks once and runs all tokens through, sixteen side by side; with few it multiplies the range
+ * straight from the weight. HC_NORM then works token by token: the coefficients (a handful of
  * scalars), the collapsed vector, its norm, and the 8-bit form. Read next: norm.c. */
 #include <math.h>
 #include <string.h>
