@@ -14,10 +14,11 @@
 #include "backend/cpu/kern.h"
 #include "backend/cpu/peak.h"
 #include "base/clock.h"
-#include "base/mem.h"
 #include "base/num.h"
 #include "base/rng.h"
 #include "quant/formats.h"
+
+#include "bench_common.h"
 
 enum {
     MAX_TOK = 256,
@@ -39,16 +40,6 @@ struct bench {
     float (*out)[KERN_ROWS];
     float keep;
 };
-
-static void *need(size_t n, size_t size)
-{
-    void *p = mem_alloc_aligned(64, n * size);
-    if (!p) {
-        exit(1);
-    }
-    memset(p, 0, n * size);
-    return p;
-}
 
 static float *need_random(struct rng *r, size_t n)
 {
@@ -76,11 +67,6 @@ static void set_up(struct bench *b)
     b->tile = need((size_t)MIX_TOK * HC * KERN_CHUNK, sizeof(float));
     b->sums = need(MIX_TOK * KERN_MIX_SUMS(M), sizeof(float));
     b->mixp = need((size_t)MIX_TOK * CHUNKS * (M + 1), sizeof(float));
-}
-
-static double best(double a, double b)
-{
-    return a == 0 || b < a ? b : a;
 }
 
 static void decode(struct bench *b)

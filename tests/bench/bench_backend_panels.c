@@ -1,8 +1,10 @@
 /* bench_backend_panels.c - packed products of the cpu backend, one thread, everything in the
  * second-level cache: nanoseconds to decode a block of 32 rows, to pack a token, and per token
- * and block of 32 rows, for some numbers of tokens; and the share of the register-only 8-bit dot
- * loop that the products reach without and with the decoding. Every pass stands next to one of
- * that loop, because the speed of a shared machine drifts; the best of each is kept.
+ * and block of 32 rows, for some numbers of tokens; the share of the register-only 8-bit dot loop
+ * that the products reach without and with the decoding (lane by lane where the tier does so);
+ * and nanoseconds per token for the same rows one by one, the way of few tokens. Every pass
+ * stands next to one of that loop, because the speed of a shared machine drifts; the best of each
+ * is kept.
  *
  *   bench_backend_panels [COLS [TIER_MASK]]
  */
@@ -18,6 +20,8 @@
 #include "quant/act.h"
 #include "quant/formats.h"
 
+#include "bench_common.h"
+
 enum { MAX_TOK = 256, PASSES = 30 };
 
 struct bench {
@@ -31,16 +35,6 @@ struct bench {
     float (*out)[KERN_ROWS];
     uint64_t keep;
 };
-
-static void *need(size_t n, size_t size)
-{
-    void *p = mem_alloc_aligned(64, n * size);
-    if (!p) {
-        exit(1);
-    }
-    memset(p, 0, n * size);
-    return p;
-}
 
 static void set_up(struct bench *b)
 {
@@ -83,11 +77,6 @@ static void fill(struct bench *b, uint32_t type)
             }
         } while (!quant_row_finite(type, b->w + i, f->block_elems));
     }
-}
-
-static double best(double a, double b)
-{
-    return a == 0 || b < a ? b : a;
 }
 
 static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
@@ -151,7 +140,7 @@ int main(int argc, char **argv)
     peak_select(&b.peak, 0);
     set_up(&b);
     printf("tier %s, %u columns; dot loop: %s\n", b.k.name, b.cols, b.peak.int8_name);
-    puts("format   tok decode ns pack ns  prod ns GFLOP/s of peak with decoding  rows ns");
+    puts("format    tok decode ns pack ns  prod ns GFLOP/s of peak  decoded  rows ns");
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         fill(&b, types[i]);
         for (size_t j = 0; j < ARRAY_LEN(tokens); j++) {
