@@ -34,7 +34,7 @@
 #include "quant/encode.h"
 #include "quant/formats.h"
 
-enum { MAX_W = 24, MAX_T = 256, MAX_SEQ = 4, MAX_PAGES = 512, N_SPACES = 4 };
+enum { MAX_W = 24, MAX_T = 320, MAX_SEQ = 4, MAX_PAGES = 512, N_SPACES = 4 };
 
 struct image { /* arena, state, page, io */
     unsigned char *mem[N_SPACES];

@@ -142,6 +142,31 @@ static void test_linear_parts(void **state)
     }
 }
 
+/* So many tokens and rows that the op is cut into token groups and ranges of blocks. */
+static void test_linear_many(void **state)
+{
+    (void)state;
+    struct op_test t;
+    const uint32_t n_tok = 300, cols = 32, rows = 1030;
+    t_begin(&t, "LINEAR many", 290, limits(n_tok));
+    struct op *op = program_op(t.p, OP_LINEAR, 0, "t");
+    op->linear.x = t_arena(&t, "x", FORM_F32, ROWS_TOK, cols, 1);
+    op->linear.x_act = t_arena(&t, "xa", FORM_A8, ROWS_TOK, cols, 1);
+    op->linear.n_part = 2;
+    op->linear.part[0].w = t_mat(&t, QT_Q8_0, FORM_A8, 1, rows, cols, 1.0f);
+    op->linear.part[0].y = t_arena(&t, "y0", FORM_F32, ROWS_TOK, rows, 1);
+    op->linear.part[1].w = t_mat(&t, QT_F16, FORM_F32, 1, 40, cols, 1.0f);
+    op->linear.part[1].y = t_arena(&t, "y1", FORM_F32, ROWS_TOK, 40, 1);
+    for (int p = 2; p < OP_LINEAR_PARTS; p++) {
+        op->linear.part[p].w.w = WEIGHT_NONE;
+    }
+    one_seq(&t, n_tok, 0);
+    t_finish(&t, 0);
+    t_fill(&t);
+    t_check(&t, 1e-4, T_SPLIT, linear_bound);
+    t_end(&t);
+}
+
 static void a8_of_f32(struct op_test *t, const struct opnd *f32, const struct opnd *a8,
                       uint32_t rows, const struct image *m)
 {
@@ -427,15 +452,11 @@ static void test_hyper_connections(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear_types),
-        cmocka_unit_test(test_linear_parts),
-        cmocka_unit_test(test_linear_grouped),
-        cmocka_unit_test(test_linear_nan),
-        cmocka_unit_test(test_linear_hc),
-        cmocka_unit_test(test_ffn_up),
-        cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_rms_norm),
-        cmocka_unit_test(test_hyper_connections),
+        cmocka_unit_test(test_linear_types), cmocka_unit_test(test_linear_parts),
+        cmocka_unit_test(test_linear_many),  cmocka_unit_test(test_linear_grouped),
+        cmocka_unit_test(test_linear_nan),   cmocka_unit_test(test_linear_hc),
+        cmocka_unit_test(test_ffn_up),       cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_rms_norm),     cmocka_unit_test(test_hyper_connections),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

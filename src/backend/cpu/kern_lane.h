@@ -15,6 +15,7 @@ enum { LANE_WORDS = 22 }; /* of 64 bytes, of a block of 256 */
 struct lane_words {
     i16 word[LANE_WORDS];
 };
+_Static_assert(sizeof(struct pack_w) % 64 == 0, "words lie behind blocks, aligned");
 
 /* Blocks of 256 of sixteen rows to words, n elements. */
 typedef void lane_words_fn(const char *w, size_t row_bytes, size_t n, struct lane_words *to);

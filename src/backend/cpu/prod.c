@@ -40,8 +40,6 @@ void prod_tmp_take(struct prod_tmp *p, struct carve *c, uint32_t n_tok, uint32_t
         p->codes.d = carve_take(c, blocks, sizeof(float));
         p->codes.m = carve_take(c, blocks, sizeof(float));
         p->codes.mc = carve_take(c, 2 * blocks, sizeof(int16_t));
-    }
-    if (a8) {
         struct pack_x *x = &p->tiles_a8;
         uint64_t n = blocks * (pad + PACK_PAD);
         x->q = carve_take(c, n, 64);
