@@ -75,6 +75,19 @@ static void linear_bound(struct op_test *t, const struct image *ref, const struc
     }
 }
 
+/* A LINEAR of n_part parts, to be filled in, with both forms of its tokens. */
+static struct op *linear_op(struct op_test *t, uint32_t cols, uint32_t n_part)
+{
+    struct opnd x = t_arena(t, "x", FORM_F32, ROWS_TOK, cols, 1);
+    struct opnd xa = t_arena(t, "xa", FORM_A8, ROWS_TOK, cols, 1);
+    struct op *op = program_op(t->p, OP_LINEAR, 0, "t");
+    op->linear = (struct op_linear){.x = x, .x_act = xa, .n_part = n_part};
+    for (uint32_t p = n_part; p < OP_LINEAR_PARTS; p++) {
+        op->linear.part[p].w.w = WEIGHT_NONE;
+    }
+    return op;
+}
+
 /* Every type alone, over token counts on both sides of the row and tile kernels. */
 static void test_linear_types(void **state)
 {
@@ -116,23 +129,15 @@ static void test_linear_parts(void **state)
         uint32_t n_tok = (uint32_t[]){1, 2, 8, 9, 17, 40, 130, 3, 16, 24}[round];
         uint32_t cols = (1 + rng_below(&r, 12)) * 32;
         t_begin(&t, "LINEAR parts", 200 + round, limits(n_tok + rng_below(&r, 3)));
-        struct opnd x = t_arena(&t, "x", FORM_F32, ROWS_TOK, cols, 1);
-        struct opnd xa = t_arena(&t, "xa", FORM_A8, ROWS_TOK, cols, 1);
+        struct op *op = linear_op(&t, cols, 3);
         struct opnd wide = t_arena(&t, "wide", FORM_F32, ROWS_TOK, 200, 1);
         struct opnd y2 = t_arena(&t, "y2", FORM_F32, ROWS_TOK, 65, 1);
-        struct op *op = program_op(t.p, OP_LINEAR, 0, "t");
-        op->linear.x = x;
-        op->linear.x_act = xa;
-        op->linear.n_part = 3;
         op->linear.part[0].w = t_mat(&t, QT_BF16, FORM_F32, 1, 90, cols, 1.0f);
         op->linear.part[0].y = opnd_cols(wide, 0, 90);
         op->linear.part[1].w = t_mat(&t, QT_Q8_0, FORM_A8, 1, 110, cols, 1.0f);
         op->linear.part[1].y = opnd_cols(wide, 90, 110);
         op->linear.part[2].w = t_mat(&t, QT_Q8_0, FORM_F32, 1, 65, cols, 1.0f);
         op->linear.part[2].y = y2; /* block weights on floats: oracle runs */
-        for (int p = 3; p < OP_LINEAR_PARTS; p++) {
-            op->linear.part[p].w.w = WEIGHT_NONE;
-        }
         one_seq(&t, n_tok, 0);
         t.amplitude = round % 3 == 2 ? 1e-20f : round % 3 == 1 ? 1e18f : 1.0f;
         t_finish(&t, 0);
@@ -149,17 +154,11 @@ static void test_linear_many(void **state)
     struct op_test t;
     const uint32_t n_tok = 300, cols = 32, rows = 1030;
     t_begin(&t, "LINEAR many", 290, limits(n_tok));
-    struct op *op = program_op(t.p, OP_LINEAR, 0, "t");
-    op->linear.x = t_arena(&t, "x", FORM_F32, ROWS_TOK, cols, 1);
-    op->linear.x_act = t_arena(&t, "xa", FORM_A8, ROWS_TOK, cols, 1);
-    op->linear.n_part = 2;
+    struct op *op = linear_op(&t, cols, 2);
     op->linear.part[0].w = t_mat(&t, QT_Q8_0, FORM_A8, 1, rows, cols, 1.0f);
     op->linear.part[0].y = t_arena(&t, "y0", FORM_F32, ROWS_TOK, rows, 1);
     op->linear.part[1].w = t_mat(&t, QT_F16, FORM_F32, 1, 40, cols, 1.0f);
     op->linear.part[1].y = t_arena(&t, "y1", FORM_F32, ROWS_TOK, 40, 1);
-    for (int p = 2; p < OP_LINEAR_PARTS; p++) {
-        op->linear.part[p].w.w = WEIGHT_NONE;
-    }
     one_seq(&t, n_tok, 0);
     t_finish(&t, 0);
     t_fill(&t);

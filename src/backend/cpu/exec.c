@@ -6,12 +6,12 @@
  * barrier between them, which --debug no-folds switches off. With tracing on, every op gets a
  * barrier of its own and worker 0 reports it.
  * Read next: prod.h for the products, then linear.c. */
-#include "backend/cpu/ahead.h"
 #include "backend/cpu/exec.h"
 
 #include <assert.h>
 #include <string.h>
 
+#include "backend/cpu/ahead.h"
 #include "base/clock.h"
 #include "quant/formats.h"
 

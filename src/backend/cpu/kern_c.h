@@ -198,10 +198,7 @@ static inline __attribute__((always_inline)) v16 hc_rows(const float *w, const f
                 acc[n] = v16_fma(x, x, acc[n]);
             }
         }
-        int top = 0; /* lanes that wait: one for each bit of i */
-        for (int rest = i; rest; rest &= rest - 1) {
-            top++;
-        }
+        int top = lanes_waiting(i);
         for (int join = i; join & 1; join >>= 1) {
             top--;
             UNROLL for (int r = 0; r < SUMS; r++)

@@ -31,10 +31,7 @@ static inline void float_tile(const float *const w[V16_PANELS], const float *x,
                               const float *next, const struct float_part *part,
                               struct float_stack *stack)
 {
-    int top = 0; /* lanes that wait: one for each bit of the number */
-    for (int rest = part->lane; rest; rest &= rest - 1) {
-        top++;
-    }
+    int top = lanes_waiting(part->lane);
     v16 acc[V16_PANELS][V16_TOKENS];
     UNROLL for (int p = 0; p < V16_PANELS; p++)
     {

@@ -17,6 +17,16 @@
 /* Order in which lanes are visited: the halving tree joins neighbours of this list. */
 static const uint8_t lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
+/* Lanes that wait for the tree before the one visited as number i: one for each bit of i. */
+static inline int lanes_waiting(int i)
+{
+    int n = 0;
+    for (; i; i &= i - 1) {
+        n++;
+    }
+    return n;
+}
+
 /* Where the terms of lane l begin in a packed form of n terms: base[l]. */
 static inline void lane_bases(size_t n, size_t base[16])
 {

@@ -207,10 +207,7 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
             at.bias += stride;
         }
     }
-    int top = 0; /* lanes that wait: one for each bit of i */
-    for (int rest = i; rest; rest &= rest - 1) {
-        top++;
-    }
+    int top = lanes_waiting(i);
     for (int join = i; join & 1; join >>= 1) {
         top--;
         UNROLL for (int p = 0; p < V16_PANELS; p++)

@@ -1,9 +1,9 @@
 /* prod.h - products of weight rows with the activation rows of many or few tokens, for all the
  * ops that contain one. A worker gathers the tokens once (struct prod_x), then asks for blocks
  * of up to 32 weight rows; out[t][r] has the sums, whatever the weight's type and the number of
- * tokens. One or two tokens go row by row (decode: each weight is used once, memory is the
- * limit; cpu_kern.few has the number); more are packed into tiles, and blocks of weight rows
- * into panels, once per block (prefill). Both give the same bits (op.h). */
+ * tokens. Few tokens go row by row (decode: each weight is used once, memory is the limit;
+ * cpu_kern.few has the number, KERN_FEW that of floats); more are packed into tiles, and blocks
+ * of weight rows into panels, once per block (prefill). Both give the same bits (op.h). */
 #ifndef CPU_PROD_H
 #define CPU_PROD_H
 
