@@ -16,6 +16,7 @@ set(FATHOM_ISA_FLAGS_avxvnni ${FATHOM_ISA_FLAGS_avx2} -mavxvnni)
 set(FATHOM_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
 set(FATHOM_ISA_FLAGS_avx512vnni ${FATHOM_ISA_FLAGS_avx512} -mavx512vnni -mavx512vbmi
     -mgfni)
+set(FATHOM_ISA_FLAGS_amx ${FATHOM_ISA_FLAGS_avx512vnni} -mamx-tile -mamx-int8)
 set(FATHOM_ISA_FLAGS_dotprod -march=armv8.2-a+dotprod)
 set(FATHOM_ISA_FLAGS_i8mm -march=armv8.2-a+dotprod+i8mm)
 

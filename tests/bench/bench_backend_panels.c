@@ -83,13 +83,14 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
 {
     size_t row_bytes = qformat_row_bytes(type, b->cols);
     double decode = 0, pack = 0, tiles = 0, rows = 0, both = 0, loop = 0;
-    lanes_a8_fn *lanes = n_tok <= KERN_LANE_TOKENS ? b->k.lanes_a8[type] : NULL;
+    const struct cpu_panels *panels = kern_panels(&b->k, n_tok);
+    lanes_a8_fn *lanes = n_tok <= KERN_LANE_TOKENS ? panels->lanes[type] : NULL;
     uint32_t repeat = 2000 / n_tok + 1;
     for (int pass = 0; pass < PASSES; pass++) {
         double t0 = clock_now();
         for (uint32_t i = 0; i < 20; i++) {
-            b->k.pack_panel(type, b->w, row_bytes, 16, b->cols, b->lo);
-            b->k.pack_panel(type, b->w + 16 * row_bytes, row_bytes, 16, b->cols, b->hi);
+            panels->pack[type](type, b->w, row_bytes, 16, b->cols, b->lo);
+            panels->pack[type](type, b->w + 16 * row_bytes, row_bytes, 16, b->cols, b->hi);
         }
         double t1 = clock_now();
         b->x.stride = n_tok + PACK_PAD;
@@ -97,8 +98,8 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
         b->k.pack_tokens_a8(b->t, n_tok, b->cols, &b->x);
         double t2 = clock_now();
         for (uint32_t i = 0; i < repeat; i++) {
-            b->k.tiles_a8(type, (const struct pack_w *const[2]){b->lo, b->hi}, &b->x, n_tok,
-                          b->cols, (struct next_rows){0}, b->out);
+            panels->tiles[type](type, (const struct pack_w *const[2]){b->lo, b->hi}, &b->x,
+                                n_tok, b->cols, (struct next_rows){0}, b->out);
         }
         double t3 = clock_now();
         b->keep += b->peak.int8(20000);
@@ -108,7 +109,7 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
                                KERN_ROWS);
         }
         double t5 = clock_now();
-        if (lanes) {
+        for (uint32_t i = 0; lanes && i < repeat / 4 + 1; i++) {
             lanes(b->w, row_bytes, &b->x, n_tok, b->cols, (struct next_rows){0}, b->lo, b->out);
         }
         double t6 = clock_now();
@@ -116,7 +117,7 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
         pack = best(pack, (t2 - t1) / n_tok);
         tiles = best(tiles, (t3 - t2) / repeat / n_tok);
         rows = best(rows, (t5 - t4) / 4);
-        both = best(both, lanes ? t6 - t5 : 0);
+        both = best(both, lanes ? (t6 - t5) / (repeat / 4 + 1) : 0);
         loop = best(loop, (t4 - t3) / (20000 * b->peak.int8_ops));
     }
     double ops = 2.0 * KERN_ROWS * b->cols;

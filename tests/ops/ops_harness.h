@@ -311,14 +311,15 @@ static inline bool t_wanted(int config, uint64_t seed)
     (void)seed;
     return true;
 }
-/* Tiers of x86-64 and arm64 up to the second, up to the third, all. */
+/* Tiers of x86-64 and arm64 up to the second, up to the third, the fourth, all. */
 enum {
     T_TWO = CPU_TIER_C | CPU_TIER_AVX2 | CPU_TIER_NEON,
     T_THREE = T_TWO | CPU_TIER_AVX512 | CPU_TIER_DOTPROD,
+    T_FOUR = T_THREE | CPU_TIER_AVX512VNNI | CPU_TIER_I8MM,
     T_ALL = 0
 };
 static const struct cpu_config t_configs[] = {{CPU_TIER_C, 1}, {T_TWO, 2}, {T_THREE, 1},
-                                              {T_ALL, 3},      {T_ALL, 7}, {T_TWO, 1},
+                                              {T_ALL, 3},      {T_ALL, 7}, {T_FOUR, 1},
                                               {CPU_TIER_C, 2}};
 enum { N_CONFIGS = sizeof t_configs / sizeof *t_configs };
 #endif

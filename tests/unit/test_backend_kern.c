@@ -325,6 +325,7 @@ static bool packed_products(const struct cpu_kern *k, uint32_t type, const void 
 {
     static _Alignas(64) struct pack_w panel[2][MAX_N / 32];
     static struct tokens t;
+    const struct cpu_panels *panels = kern_panels(k, n_tok);
     struct pack_x px = {.stride = n_tok + PACK_PAD,
                         .turned = k->turned[type],
                         .q = t.q,
@@ -333,18 +334,19 @@ static bool packed_products(const struct cpu_kern *k, uint32_t type, const void 
                         .sum = t.sum};
     assert_true(n_tok <= MAX_TOK);
     struct next_rows next = {w, n_row * row_bytes};
-    if (lanes && (!k->lanes_a8[type] || n_row != KERN_ROWS || n_tok > KERN_LANE_TOKENS)) {
+    if (lanes && (!panels->lanes[type] || n_row != KERN_ROWS || n_tok > KERN_LANE_TOKENS)) {
         return false;
     }
     k->pack_tokens_a8(x, n_tok, n, &px);
     if (lanes) {
-        k->lanes_a8[type](w, row_bytes, &px, n_tok, n, next, panel[0], out);
+        panels->lanes[type](w, row_bytes, &px, n_tok, n, next, panel[0], out);
         return true;
     }
-    k->pack_panel(type, w, row_bytes, 16, n, panel[0]);
-    k->pack_panel(type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n, panel[1]);
-    k->tiles_a8(type, (const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok, n, next,
-                out);
+    panels->pack[type](type, w, row_bytes, 16, n, panel[0]);
+    panels->pack[type](type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n,
+                       panel[1]);
+    panels->tiles[type](type, (const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok,
+                        n, next, out);
     return true;
 }
 
@@ -420,6 +422,12 @@ static void test_products_a8(void **state)
             }
             for (uint32_t n_tok = 1; n_tok <= 26; n_tok++) {
                 check_a8(&k[tier], &r, type, big ? 768 : 544, RANDOM_FINITE, n_tok);
+            }
+            for (uint32_t n_tok = k[tier].wide_from; n_tok > 0 && n_tok <= MAX_TOK; n_tok++) {
+                size_t n = n_tok % 4 == 0 ? 4096 + 256 : n_tok % 4 == 1 ? 256 : 1280;
+                check_a8(&k[tier], &r, type, n, RANDOM_FINITE, n_tok);
+                check_a8(&k[tier], &r, type, big ? 768 : 544 + 32 * (n_tok % 8), RANDOM_BYTES,
+                         n_tok);
             }
         }
     }

@@ -22,6 +22,7 @@ enum cpu_tier {
     CPU_TIER_AVXVNNI = 4,      /* and the 8-bit dot instructions of 256 bits */
     CPU_TIER_AVX512 = 8,       /* x86-64-v4 */
     CPU_TIER_AVX512VNNI = 16,  /* and VNNI, VBMI, GFNI */
+    CPU_TIER_AMX = 32,         /* and tiles of 8-bit numbers */
     CPU_TIER_NEON = 1 << 8,    /* every arm64 processor */
     CPU_TIER_DOTPROD = 1 << 9, /* armv8.2 and 8-bit dot products */
     CPU_TIER_I8MM = 1 << 10,   /* and 8-bit matrix products */
@@ -110,9 +111,25 @@ typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
                         const struct act_codes *x, uint32_t n_tok, size_t n, float *out,
                         size_t out_ld);
 
+typedef void pack_panel_fn(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
+                           size_t n, struct pack_w *panel);
+typedef void tiles_a8_fn(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+                         uint32_t n_tok, size_t n, struct next_rows next,
+                         float (*out)[KERN_ROWS]);
 typedef void lanes_a8_fn(const void *w, size_t row_bytes, const struct pack_x *x,
                          uint32_t n_tok, size_t n, struct next_rows next,
                          struct pack_w *scratch, float (*out)[KERN_ROWS]);
+
+/* Products of packed blocks in A8 form, by format. Panels are for the tiles beside them only. */
+struct cpu_panels {
+    /* n_row <= 16 rows of a block format, as they lie in the file. */
+    pack_panel_fn *pack[QT_COUNT];
+    /* out[t][r] for two panels of a format and n_tok tokens. */
+    tiles_a8_fn *tiles[QT_COUNT];
+    /* The same straight from 32 rows of the file, where that is faster for n_tok <=
+     * KERN_LANE_TOKENS; else NULL. scratch: as much as the panels would take, aligned to 64. */
+    lanes_a8_fn *lanes[QT_COUNT];
+};
 
 struct cpu_kern {
     const char *name; /* "c", "avx2", "avx512vnni", ... */
@@ -142,9 +159,6 @@ struct cpu_kern {
      */
     void (*pack_rows_f32)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
                           size_t n, float *panel);
-    /* n_row <= 16 rows of a block format, as they lie in the file. */
-    void (*pack_panel)(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row, size_t n,
-                       struct pack_w *panel);
     /* 16 tokens into two tiles. */
     void (*pack_tokens_f32)(const float *const x[16], size_t n, float *lo, float *hi);
     /* n_tok tokens into the planes of x; the places behind them repeat the last. */
@@ -156,12 +170,9 @@ struct cpu_kern {
     /* out[t][r] for two panels (32 rows) and n_tok tokens, in tiles of KERN_TERMS(n) * 8. */
     void (*tiles_f32)(const float *const w[2], const float *x, uint32_t n_tok, size_t n,
                       struct next_rows next, float (*out)[KERN_ROWS]);
-    /* out[t][r] for two panels of a format and n_tok tokens. */
-    void (*tiles_a8)(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
-                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS]);
-    /* The same straight from 32 rows of the file, where that is faster for n_tok <=
-     * KERN_LANE_TOKENS; else NULL. scratch: as much as the panels would take, aligned to 64. */
-    lanes_a8_fn *lanes_a8[QT_COUNT];
+    /* The same in A8 form; from wide_from tokens on with the second set (kern_panels). */
+    struct cpu_panels panels, wide;
+    uint32_t wide_from; /* 0: never */
 
     /* ---- vectors ---- */
     void (*exp_vec)(float *x, size_t n); /* in place */
@@ -246,6 +257,12 @@ struct cpu_kern {
     float (*exp_sum)(const float *x, size_t n, float max);
 };
 
+/* The products of n_tok packed tokens. */
+static inline const struct cpu_panels *kern_panels(const struct cpu_kern *k, uint32_t n_tok)
+{
+    return k->wide_from != 0 && n_tok >= k->wide_from ? &k->wide : &k->panels;
+}
+
 /* Each fills the table with the kernels of its tier. */
 void kern_init_c(struct cpu_kern *k);
 void kern_init_avx2(struct cpu_kern *k);
@@ -255,6 +272,7 @@ void kern_init_dotprod(struct cpu_kern *k);
 void kern_init_i8mm(struct cpu_kern *k);
 void kern_init_avxvnni(struct cpu_kern *k);    /* on top of kern_init_avx2 */
 void kern_init_avx512vnni(struct cpu_kern *k); /* on top of kern_init_avx512 */
+void kern_init_amx(struct cpu_kern *k);        /* on top of kern_init_avx512vnni */
 /* The format kernels of AVX2, NEON and SDOT, for the tiers above them, too. */
 void kern_rows_avx2(struct cpu_kern *k);
 void kern_rows_neon(struct cpu_kern *k);
@@ -266,6 +284,7 @@ void kern_index_avx512vnni(struct cpu_kern *k);
 enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask);
 /* Tiers this machine can run, as a mask. */
 uint32_t kern_available(void);
-uint32_t kern_tiers_arm(void); /* its arm64 part (arm/tiers.c) */
+uint32_t kern_tiers_x86(void); /* its parts (x86/tiers.c, arm/tiers.c) */
+uint32_t kern_tiers_arm(void);
 
 #endif

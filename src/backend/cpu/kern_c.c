@@ -7,36 +7,11 @@
 #define KERN_INIT kern_init_c
 #include "backend/cpu/kern_c.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-
-/* AVX-VNNI, which compilers learn to ask for by name only now: leaf 7.1, eax bit 4. */
-static bool have_avxvnni(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1u) != 0;
-}
-#endif
-
 uint32_t kern_available(void)
 {
     uint32_t tiers = CPU_TIER_C;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2")) {
-        tiers |= CPU_TIER_AVX2;
-        tiers |= have_avxvnni() ? (uint32_t)CPU_TIER_AVXVNNI : 0;
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl")) {
-            tiers |= CPU_TIER_AVX512;
-            if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
-                __builtin_cpu_supports("gfni")) {
-                tiers |= CPU_TIER_AVX512VNNI;
-            }
-        }
-    }
+    tiers |= kern_tiers_x86();
 #elif defined(__aarch64__)
     tiers |= kern_tiers_arm();
 #endif
@@ -69,6 +44,10 @@ enum cpu_tier kern_select(struct cpu_kern *k, uint32_t mask)
         kern_init_avx512vnni(k);
         kern_index_avx512vnni(k);
         tier = CPU_TIER_AVX512VNNI;
+        if (tiers & CPU_TIER_AMX) {
+            kern_init_amx(k);
+            tier = CPU_TIER_AMX;
+        }
     }
 #elif defined(__aarch64__)
     if (tiers & CPU_TIER_NEON) {

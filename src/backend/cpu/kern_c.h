@@ -412,11 +412,9 @@ void KERN_INIT(struct cpu_kern *k)
         .few = KERN_TIER_FEW,
         .row_a8 = row_a8,
         .pack_rows_f32 = pack_rows_f32,
-        .pack_panel = pack_panel,
         .pack_tokens_f32 = pack_tokens_f32,
         .pack_tokens_a8 = pack_tokens_a8,
         .tiles_f32 = tiles_f32,
-        .tiles_a8 = tiles_a8,
         .exp_vec = exp_vec,
         .sum_squares = sum_squares,
         .scale_vec = scale_vec,
@@ -447,4 +445,8 @@ void KERN_INIT(struct cpu_kern *k)
         .index_dots = index_dots,
         .exp_sum = exp_sum,
     };
+    for (uint32_t type = 0; type < QT_COUNT; type++) {
+        k->panels.pack[type] = pack_panel;
+        k->panels.tiles[type] = tiles_a8;
+    }
 }

@@ -27,6 +27,12 @@ static inline int lanes_waiting(int i)
     return n;
 }
 
+/* Blocks, of n_block of a row, of the lane visited as number i. */
+static inline size_t lane_blocks(int i, size_t n_block)
+{
+    return n_block / 16 + (lane_order[i] < n_block % 16);
+}
+
 /* Where the terms of lane l begin in a packed form of n terms: base[l]. */
 static inline void lane_bases(size_t n, size_t base[16])
 {

@@ -11,6 +11,8 @@
 #ifndef CPU_KERN_TILE_H
 #define CPU_KERN_TILE_H
 
+#include "backend/cpu/kern_cut.h"
+
 enum {
     TILE_BATCH = 48, /* tokens that go through the lanes together */
     PACK_GROUP = 16, /* tokens packed together */
@@ -18,9 +20,6 @@ enum {
 };
 
 _Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 8, "tile_lane_any");
-
-/* One copy of the code for every kind of panel and width of tile: these are constants. */
-#define TILE_INLINE static inline __attribute__((always_inline))
 
 /* The sums of whole blocks may start at the bits of 1.5 * 2^23: then they are floats, AS_F32_ONE
  * + S exactly (|S| < 2^22), and s * S of SCALED panels is one fma, also exact (panel_form),
@@ -227,20 +226,6 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
     }
 }
 
-/* The widths of a batch's tiles: as equal as possible, the wider ones first. */
-struct tile_cut {
-    uint32_t n, width, wider; /* tiles; tokens of each; the first `wider` have one more */
-};
-static inline struct tile_cut tile_cut(uint32_t n_tok, uint32_t most)
-{
-    uint32_t n = (n_tok + most - 1) / most;
-    return (struct tile_cut){.n = n, .width = n_tok / n, .wider = n_tok % n};
-}
-static inline uint32_t tile_first(const struct tile_cut *c, uint32_t i)
-{
-    return i * c->width + (i < c->wider ? i : c->wider);
-}
-
 /* Specialised for the number of tokens, a constant from here on; narrower tiles compute what
  * nobody reads. */
 TILE_INLINE void tile_lane_any(struct panel_kind kind, const struct tile_at *at,
@@ -297,11 +282,6 @@ TILE_INLINE struct tile_batch tile_batch(struct panel_kind kind, const struct pa
                                .stack = stack};
 }
 
-static inline uint32_t tile_width(const struct tile_cut *c, uint32_t j)
-{
-    return c->width + (j < c->wider);
-}
-
 /* The lane visited as number i: w has its n_block blocks, the planes of x have them from place k
  * on. */
 TILE_INLINE void tile_batch_lane(struct panel_kind kind, struct tile_batch *b,
@@ -334,11 +314,6 @@ static inline void tile_batch_end(const struct tile_batch *b, float (*out)[KERN_
             }
         }
     }
-}
-
-static inline size_t lane_blocks(int i, size_t n_block)
-{
-    return n_block / 16 + (lane_order[i] < n_block % 16);
 }
 
 TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[2],

@@ -206,24 +206,25 @@ static void many_f32(struct prod_x *px, const struct wrows *r, float (*out)[KERN
 
 static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_ROWS])
 {
-    const struct cpu_kern *k = px->w->k;
+    const struct cpu_panels *panels = kern_panels(px->w->k, px->n);
     struct prod_tmp *tmp = px->tmp;
     struct pack_w *lo = tmp->panels_a8, *hi = lo + r->cols / 32;
-    if (k->lanes_a8[r->type] && r->n_row == KERN_ROWS && px->n <= KERN_LANE_TOKENS) {
-        k->lanes_a8[r->type](r->base, r->row_bytes, &tmp->tiles_a8, px->n, r->cols, r->next, lo,
-                             out);
+    lanes_a8_fn *lanes = panels->lanes[r->type];
+    pack_panel_fn *pack = panels->pack[r->type];
+    if (lanes && r->n_row == KERN_ROWS && px->n <= KERN_LANE_TOKENS) {
+        lanes(r->base, r->row_bytes, &tmp->tiles_a8, px->n, r->cols, r->next, lo, out);
         return;
     }
     uint32_t n_lo = MIN(r->n_row, (uint32_t)KERN_PANEL);
-    k->pack_panel(r->type, r->base, r->row_bytes, n_lo, r->cols, lo);
+    pack(r->type, r->base, r->row_bytes, n_lo, r->cols, lo);
     if (r->n_row > n_lo) {
-        k->pack_panel(r->type, r->base + n_lo * r->row_bytes, r->row_bytes, r->n_row - n_lo,
-                      r->cols, hi);
+        pack(r->type, r->base + n_lo * r->row_bytes, r->row_bytes, r->n_row - n_lo, r->cols,
+             hi);
     } else {
         hi = lo; /* unused rows */
     }
-    k->tiles_a8(r->type, (const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8, px->n,
-                r->cols, r->next, out);
+    panels->tiles[r->type](r->type, (const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8,
+                           px->n, r->cols, r->next, out);
 }
 
 void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,
@@ -277,7 +278,7 @@ struct prod_grid prod_grid_make(const struct worker *w, uint32_t n_tok, uint32_t
         g.block_range = is_wide              ? 4
                         : groups >= 2 * w->n ? n_block
                                              : MAX(n_block * groups / (2 * w->n), 1u);
-        g.tok_group = ((n_tok + groups - 1) / groups + 7) / 8 * 8;
+        g.tok_group = ((n_tok + groups - 1) / groups + 15) / 16 * 16;
     }
     g.n_item = ((n_tok + g.tok_group - 1) / g.tok_group) *
                ((n_block + g.block_range - 1) / g.block_range);

@@ -20,11 +20,13 @@ void kern_init_avx512vnni(struct cpu_kern *k)
 {
     k->name = "avx512vnni";
     k->few = 2;
-    k->pack_panel = pack_panel_vbmi;
     k->pack_tokens_a8 = pack_tokens_vbmi;
     k->turned[QT_IQ2_XXS] = true;
-    k->tiles_a8 = tiles_a8;
-    k->lanes_a8[QT_Q2_K] = lanes_q2_k;
-    k->lanes_a8[QT_IQ2_XXS] = lanes_iq2_xxs;
+    for (uint32_t type = 0; type < QT_COUNT; type++) {
+        k->panels.pack[type] = pack_panel_vbmi;
+        k->panels.tiles[type] = tiles_a8;
+    }
+    k->panels.lanes[QT_Q2_K] = lanes_q2_k;
+    k->panels.lanes[QT_IQ2_XXS] = lanes_iq2_xxs;
     dot_table(k);
 }

@@ -12,7 +12,9 @@ void kern_init_avxvnni(struct cpu_kern *k)
 {
     k->name = "avxvnni";
     k->few = 3;
-    k->pack_panel = pack_panel;
     k->pack_tokens_a8 = pack_tokens_a8;
-    k->tiles_a8 = tiles_a8;
+    for (uint32_t type = 0; type < QT_COUNT; type++) {
+        k->panels.pack[type] = pack_panel;
+        k->panels.tiles[type] = tiles_a8;
+    }
 }

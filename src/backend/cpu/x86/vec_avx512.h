@@ -270,7 +270,9 @@ static inline v16 v16_half(i16 a)
 
 /* ---- 8-bit products of panels ---- */
 
-#ifdef __AVX512VNNI__
+#if defined(__AMX_INT8__)
+/* none: x86/tile_amx.h multiplies */
+#elif defined(__AVX512VNNI__)
 typedef __m512i w4, x4;
 
 static inline w4 w4_load(const void *p)

@@ -1,7 +1,7 @@
 /* x_pack.h - how the vocabularies of x86 (vec_avx2.h, vec_avx512.h) hold the operands of 8-bit
- * products: with an instruction for them, weights unsigned and activations as they are; without
- * one, activations as words, even elements of each four before odd ones, which meet the even and
- * odd bytes of the weights. */
+ * products: for the tiles of AMX, both signed, as they are; for dot instructions, weights
+ * unsigned and activations as they are; without either, activations as words, even elements of
+ * each four before odd ones, which meet the even and odd bytes of the weights. */
 #ifndef CPU_X_PACK_H
 #define CPU_X_PACK_H
 
@@ -10,7 +10,11 @@
 #include <string.h>
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#ifdef __AMX_INT8__
+#define W_BIAS 0
+#else
 #define W_BIAS 128
+#endif
 #define X_BYTES 32
 
 static inline void x_pack(const int8_t *q, unsigned char *to)
