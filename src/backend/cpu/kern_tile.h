@@ -16,7 +16,7 @@
 enum {
     TILE_BATCH = 48, /* tokens that go through the lanes together */
     PACK_GROUP = 16, /* tokens packed together */
-    PACK_AHEAD = 256 /* bytes of each that are asked for ahead */
+    PACK_AHEAD = 512 /* bytes of each that are asked for ahead */
 };
 
 _Static_assert(TILE_HALVES <= TILE_TOKENS && TILE_TOKENS <= 8, "tile_lane_any");
@@ -46,31 +46,112 @@ TILE_INLINE bool sums_as_f32(struct panel_kind kind)
 
 /* ---- tokens ---- */
 
+/* Sixteen tokens, the last `count` .. 15 of which have no place: they repeat another one. */
+struct pack_group {
+    struct act_codes t[PACK_GROUP];
+    uint32_t count;
+};
+
+static inline struct pack_group pack_group(const struct act_codes *t, uint32_t n_tok,
+                                           uint32_t first, uint32_t end)
+{
+    struct pack_group g = {.count = end - first < PACK_GROUP ? end - first : PACK_GROUP};
+    for (uint32_t i = 0; i < PACK_GROUP; i++) {
+        g.t[i] = t[first + i < n_tok ? first + i : n_tok - 1];
+    }
+    return g;
+}
+
+/* Factors and sums of blocks [b, b + 16), block b + j to place at[j] and those behind it: turned
+ * in registers, because one by one they cost more than the codes. False: nothing done. */
+#ifdef V16_STORE_FIRST
+TILE_INLINE bool pack_factors(const struct pack_group *g, size_t b, const size_t at[16],
+                              const struct pack_x *to)
+{
+    const int16_t minus[2] = {-W_BIAS, -W_BIAS};
+    v16 r[16];
+    UNROLL for (int i = 0; i < 16; i++)
+    {
+        r[i] = v16_load(g->t[i].d + b);
+        __builtin_prefetch(g->t[i].d + b + 16);
+    }
+    v16_transpose(r);
+    UNROLL for (int j = 0; j < 16; j++)
+    {
+        i16_store_first(to->d + at[j], g->count, v16_bits(r[j]));
+    }
+    UNROLL for (int i = 0; i < 16; i++)
+    {
+        r[i] = v16_load(g->t[i].sum + 2 * b);
+        __builtin_prefetch(g->t[i].sum + 2 * b + 32);
+    }
+    v16_transpose(r);
+    UNROLL for (int j = 0; j < 16; j++)
+    {
+        int16_t pairs[2 * PACK_GROUP];
+        v16_store(pairs, r[j]);
+        i16_store_first(to->sum + at[j], g->count, v16_bits(r[j]));
+        if (W_BIAS) {
+            i16_store_first(to->bias + at[j], g->count,
+                            i16_madd(i16_set1(AS_F32_BITS), pairs, minus));
+        }
+    }
+    return true;
+}
+#else
+static inline bool pack_factors(const struct pack_group *g, size_t b, const size_t at[16],
+                                const struct pack_x *to)
+{
+    (void)g, (void)b, (void)at, (void)to;
+    return false;
+}
+#endif
+
+/* The same for one block. */
+static inline void pack_factors_one(const struct pack_group *g, size_t b, size_t at,
+                                    const struct pack_x *to)
+{
+    for (uint32_t i = 0; i < g->count; i++, at++) {
+        const struct act_codes *a = &g->t[i];
+        to->d[at] = a->d[b];
+        memcpy(to->sum[at], a->sum + 2 * b, sizeof to->sum[at]);
+        if (W_BIAS) {
+            to->bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+        }
+    }
+}
+
 /* Planes of x are [block in lane order][x->stride tokens]; those behind the last token repeat
  * it, so that tiles may be computed whole. Sixteen tokens at a time: their rows and the places
- * of a few blocks stay in the first-level cache. order() puts a block's codes as panels have
- * them. */
+ * of sixteen blocks stay in the first-level cache, while the next sixteen are asked for. order()
+ * puts a block's codes as panels have them. */
 TILE_INLINE void pack_tokens_by(const struct act_codes *t, uint32_t n_tok, size_t n,
                                 const struct pack_x *x,
                                 void (*order)(const int8_t *q, unsigned char *to))
 {
-    size_t base[16];
+    const size_t n_block = n / 32;
     const struct pack_x to = *x; /* else read again behind every store */
-    lane_bases(n / 32, base);
-    for (uint32_t i0 = 0; i0 < x->stride; i0 += PACK_GROUP) {
-        uint32_t i1 = i0 + PACK_GROUP < x->stride ? i0 + PACK_GROUP : x->stride;
-        for (size_t b = 0; b < n / 32; b++) {
-            size_t at = (base[b % 16] + b / 16) * x->stride + i0;
-            for (uint32_t i = i0; i < i1; i++, at++) {
-                const struct act_codes *a = &t[i < n_tok ? i : n_tok - 1];
-                if (b % 2 == 0) {
-                    __builtin_prefetch(a->q + 32 * b + PACK_AHEAD);
+    size_t base[16];
+    lane_bases(n_block, base);
+    for (uint32_t i0 = 0; i0 < to.stride; i0 += PACK_GROUP) {
+        const struct pack_group g = pack_group(t, n_tok, i0, to.stride);
+        for (size_t b = 0; b < n_block; b += 16) {
+            size_t at[16];
+            const size_t left = n_block - b < 16 ? n_block - b : 16;
+            for (size_t j = 0; j < left; j++) {
+                at[j] = (base[j] + b / 16) * to.stride + i0;
+            }
+            const bool turned = left == 16 && pack_factors(&g, b, at, &to);
+            for (size_t j = 0; j < left; j++) {
+                unsigned char *q = to.q + at[j] * X_BYTES;
+                for (uint32_t i = 0; i < g.count; i++, q += X_BYTES) {
+                    if (j % 2 == 0) {
+                        __builtin_prefetch(g.t[i].q + 32 * (b + j) + PACK_AHEAD);
+                    }
+                    order(g.t[i].q + 32 * (b + j), q);
                 }
-                order(a->q + 32 * b, to.q + at * X_BYTES);
-                to.d[at] = a->d[b];
-                memcpy(to.sum[at], a->sum + 2 * b, sizeof to.sum[at]);
-                if (W_BIAS) {
-                    to.bias[at] = AS_F32_BITS - W_BIAS * (a->sum[2 * b] + a->sum[2 * b + 1]);
+                if (!turned) {
+                    pack_factors_one(&g, b + j, at[j], &to);
                 }
             }
         }

@@ -185,6 +185,11 @@ static inline void i16_store(void *p, i16 a)
 {
     _mm512_storeu_si512(p, a);
 }
+#define V16_STORE_FIRST
+static inline void i16_store_first(void *p, uint32_t n, i16 a) /* the first n lanes */
+{
+    _mm512_mask_storeu_epi32(p, (__mmask16)((1u << n) - 1), a);
+}
 static inline i16 i16_set1(int32_t a)
 {
     return _mm512_set1_epi32(a);
