@@ -15,6 +15,7 @@
 
 enum {
     TILE_BATCH = 48, /* tokens that go through the lanes together */
+    LANE_BLOCKS = 8, /* blocks of a visit: 13 KB of two panels */
     PACK_GROUP = 16, /* tokens packed together */
     PACK_AHEAD = 512 /* bytes of each that are asked for ahead */
 };
@@ -172,6 +173,7 @@ struct tile_at {
     const float *d;
     const int32_t *bias;
     const int16_t (*sum)[2];
+    uint32_t more; /* lanes behind this one, as long as it is, that come along */
 };
 
 #ifndef TILE_SUMS
@@ -262,9 +264,23 @@ struct tile_stack {
     v16 sum[5][V16_PANELS][TILE_TOKENS];
 };
 
-/* Blocks [k0, k1), the lane visited as number i, onto the stack. */
-TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t stride,
-                           size_t n_block, int i, int n_tok, struct tile_stack *stack)
+TILE_INLINE void tile_step(struct tile_at *at, uint32_t stride)
+{
+    UNROLL for (int p = 0; p < V16_PANELS; p++)
+    {
+        at->w[p]++;
+    }
+    at->q += (size_t)stride * X_BYTES;
+    at->d += stride;
+    at->sum += stride;
+    if (W_BIAS) {
+        at->bias += stride;
+    }
+}
+
+/* n_block blocks: the lane visited as number i, onto the stack. */
+TILE_INLINE void tile_lane_one(struct panel_kind kind, struct tile_at *at, uint32_t stride,
+                               size_t n_block, int i, int n_tok, struct tile_stack *stack)
 {
     v16 acc[V16_PANELS][TILE_TOKENS];
     UNROLL for (int p = 0; p < V16_PANELS; p++)
@@ -274,18 +290,13 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
             acc[p][t] = v16_set1(0);
         }
     }
-    for (size_t k = 0; k < n_block; k++) {
-        tile_block(kind, &at, n_tok, acc);
-        UNROLL for (int p = 0; p < V16_PANELS; p++)
-        {
-            at.w[p]++;
-        }
-        at.q += (size_t)stride * X_BYTES;
-        at.d += stride;
-        at.sum += stride;
-        if (W_BIAS) {
-            at.bias += stride;
-        }
+    if (n_block > 0) { /* the sums are 0 there, and not yet in memory */
+        tile_block(kind, at, n_tok, acc);
+        tile_step(at, stride);
+    }
+    for (size_t k = 1; k < n_block; k++) {
+        tile_block(kind, at, n_tok, acc);
+        tile_step(at, stride);
     }
     int top = lanes_waiting(i);
     for (int join = i; join & 1; join >>= 1) {
@@ -304,6 +315,15 @@ TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t s
         {
             stack->sum[top][p][t] = acc[p][t];
         }
+    }
+}
+
+/* The same and the lanes behind it that come along. */
+TILE_INLINE void tile_lane(struct panel_kind kind, struct tile_at at, uint32_t stride,
+                           size_t n_block, int i, int n_tok, struct tile_stack *stack)
+{
+    for (uint32_t more = 0; more <= at.more; more++) {
+        tile_lane_one(kind, &at, stride, n_block, i + (int)more, n_tok, stack);
     }
 }
 
@@ -363,25 +383,32 @@ TILE_INLINE struct tile_batch tile_batch(struct panel_kind kind, const struct pa
                                .stack = stack};
 }
 
-/* The lane visited as number i: w has its n_block blocks, the planes of x have them from place k
- * on. */
-TILE_INLINE void tile_batch_lane(struct panel_kind kind, struct tile_batch *b,
-                                 const struct pack_w *const w[V16_PANELS], size_t k,
-                                 size_t n_block, int i)
+/* The lane visited as number i and `more` behind it: w has their blocks, n_block each, the planes
+ * of x have them from place k on. */
+TILE_INLINE void tile_batch_lanes(struct panel_kind kind, struct tile_batch *b,
+                                  const struct pack_w *const w[V16_PANELS], size_t k,
+                                  size_t n_block, int i, uint32_t more)
 {
     const struct pack_x *x = b->x;
     for (uint32_t j = 0; j < b->cut.n; j++) {
-        ask_ahead(&b->next, b->step);
+        ask_ahead(&b->next, b->step * (more + 1));
         size_t first = k * x->stride + b->t0 + tile_first(&b->cut, j);
         struct tile_at at = {.q = x->q + first * X_BYTES,
                              .d = x->d + first,
                              .bias = W_BIAS ? x->bias + first : NULL,
-                             .sum = x->sum + first};
+                             .sum = x->sum + first,
+                             .more = more};
         for (int p = 0; p < V16_PANELS; p++) {
             at.w[p] = w[p];
         }
         tile_lane_any(kind, &at, x->stride, n_block, i, tile_width(&b->cut, j), &b->stack[j]);
     }
+}
+TILE_INLINE void tile_batch_lane(struct panel_kind kind, struct tile_batch *b,
+                                 const struct pack_w *const w[V16_PANELS], size_t k,
+                                 size_t n_block, int i)
+{
+    tile_batch_lanes(kind, b, w, k, n_block, i, 0);
 }
 
 /* The sums, after all lanes; out[0] is the batch's first token. */
@@ -397,24 +424,35 @@ static inline void tile_batch_end(const struct tile_batch *b, float (*out)[KERN_
     }
 }
 
+/* Lanes that a tile goes through in a visit: short ones together, so that their ends and the
+ * tile's beginning are not met for one or two blocks each. */
+static inline uint32_t lanes_together(size_t n_block)
+{
+    const size_t each = n_block / 16;
+    return n_block % 16 != 0 || each == 0 || each > LANE_BLOCKS ? 1
+                                                                : LANE_BLOCKS / (uint32_t)each;
+}
+
 TILE_INLINE void tile_kind(struct panel_kind kind, const struct pack_w *const w[2],
                            const struct pack_x *x, uint32_t n_tok, size_t n,
                            struct next_rows next, float (*out)[KERN_ROWS])
 {
     struct tile_stack stack[TILE_BATCH / TILE_HALVES]; /* the narrowest tiles */
     struct tile_cut cut = tile_cut(n_tok, TILE_BATCH);
+    const uint32_t visit = lanes_together(n / 32);
     for (uint32_t c = 0; c < cut.n; c++) {
         uint32_t t0 = tile_first(&cut, c);
         for (int p = 0; p < 2; p += V16_PANELS) {
             struct tile_batch b = tile_batch(kind, x, t0, tile_width(&cut, c), next, stack);
             size_t k = 0;
-            for (int i = 0; i < 16; i++) {
+            for (int i = 0; i < 16; i += (int)visit) {
                 const struct pack_w *at[V16_PANELS];
+                const size_t n_block = lane_blocks(i, n / 32);
                 for (int q = 0; q < V16_PANELS; q++) {
                     at[q] = w[p + q] + k;
                 }
-                tile_batch_lane(kind, &b, at, k, lane_blocks(i, n / 32), i);
-                k += lane_blocks(i, n / 32);
+                tile_batch_lanes(kind, &b, at, k, n_block, i, visit - 1);
+                k += n_block * visit;
             }
             tile_batch_end(&b, (float(*)[KERN_ROWS])(out[t0] + p * KERN_PANEL));
             next.bytes = 0; /* the first batch has asked for everything */
