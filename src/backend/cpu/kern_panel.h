@@ -117,9 +117,14 @@ static inline void put_biased(struct pack_w *to, int group, i16 codes)
 {
     i16_store(to->q[group], codes);
 }
+/* Bits of each byte, none above its own. */
 static inline i16 bits(i16 x, int shift, int mask)
 {
+#ifdef I16_BITS
+    return i16_bits(x, shift, mask);
+#else
     return i16_and(i16_srl(x, shift), bytes_set1(mask));
+#endif
 }
 /* Bits of byte 0 after shifting, as a number. */
 static inline i16 field(i16 x, int shift, int mask)
@@ -130,6 +135,16 @@ static inline i16 field(i16 x, int shift, int mask)
 static inline i16 pair(i16 a, i16 b)
 {
     return i16_or(a, i16_sll(b, 16));
+}
+
+/* Bytes lo and hi of each dword as a pair. */
+static inline i16 two(i16 x, int lo, int hi)
+{
+#ifdef I16_TWO
+    return i16_two(x, lo, hi);
+#else
+    return pair(field(x, 8 * lo, 255), field(x, 8 * hi, 255));
+#endif
 }
 
 /* d of a block: its first two bytes, or the last two of 256 elements. Whole words are moved, also
@@ -242,14 +257,15 @@ static inline i16 byte_of(const i16 x[4], int i, int shift, int mask)
 /* Group g of a block of 256. sc: its scales and minima; q: the eight words that have its codes. */
 static inline void put_q2_k(const i16 sc[4], const i16 q[8], int g, struct pack_w *to)
 {
-    i16 s0 = byte_of(sc, 2 * g, 0, 15), s1 = byte_of(sc, 2 * g + 1, 0, 15);
-    s0 = pair(s0, s0); /* times two codes at once: no carry */
-    s1 = pair(s1, s1);
+    int at = 2 * (g % 2);
+    i16 s = bits(sc[g / 2], 0, 15), m = bits(sc[g / 2], 4, 15);
+    i16 s0 = two(s, at, at),
+        s1 = two(s, at + 1, at + 1); /* times two codes at once: no carry */
     UNROLL for (int k = 0; k < 8; k++)
     {
         put_biased(to, k, i16_mul16(bits(q[k], 2 * (g % 4), 3), k < 4 ? s0 : s1));
     }
-    i16_store(to->mc, pair(byte_of(sc, 2 * g, 4, 15), byte_of(sc, 2 * g + 1, 4, 15)));
+    i16_store(to->mc, two(m, at, at + 1));
 }
 
 static void panel_q2_k(const char *w, size_t row_bytes, size_t n, struct pack_w *panel)

@@ -58,9 +58,9 @@ static void iq2_tables_make(void)
     t->first = iq2_levels(0, 4);
     t->second = iq2_levels(2, 5);
     t->panel[0] = iq2_levels(0, 4);
-    t->panel[1] = iq2_levels(2, 1);
-    t->panel[2] = iq2_levels(4, 2);
-    t->panel[3] = iq2_levels(4, 3);
+    t->panel[1] = iq2_levels(2, 5);
+    t->panel[2] = iq2_levels(2, 0);
+    t->panel[3] = iq2_levels(4, 1);
 }
 
 /* Made once, by the first caller. */

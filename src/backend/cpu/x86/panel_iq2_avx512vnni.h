@@ -17,39 +17,37 @@ DOT_INLINE __m512i dword_steps(int step)
     return _mm512_set1_epi64((long long)c);
 }
 
-/* Bit `at` of each byte from `sign`, the rest from `code`, through a table. */
-DOT_INLINE void put_levels(struct pack_w *to, int group, __m512i level, int at, __m512i sign,
-                           __m512i code)
+/* Elements i and i + 1 of a half, which starts at `group`: the bits of `mask` from `sign` and the
+ * others from `code` are the index of both, which a table each takes its own three bits from. */
+DOT_INLINE void put_levels(const struct iq2_tables *t, struct pack_w *to, int group, int i,
+                           int mask, __m512i sign, __m512i code)
 {
-    __m512i c = _mm512_ternarylogic_epi64(_mm512_set1_epi8((char)(1 << at)), sign, code, 0xCA);
-    put_biased(to, group, _mm512_permutexvar_epi8(c, level));
+    __m512i c = _mm512_ternarylogic_epi64(_mm512_set1_epi8((char)mask), sign, code, 0xCA);
+    put_biased(to, group + i, _mm512_permutexvar_epi8(c, t->panel[i]));
+    put_biased(to, group + i + 1, _mm512_permutexvar_epi8(c, t->panel[i + 1]));
 }
 
 /* index, word: of one group of 32 in sixteen rows, a row a lane. Sub-vector k has its index in
  * byte k; the codes of its fours, two bits each, are looked up for all sixteen rows and all k
- * at once. Element 4h + i of all k makes a vector (turned): byte k takes its code from bit 2i
- * (4, shifted, for i = 3) and its sign from bit i (4 for i = 0) of a byte k, which is what the
- * tables panel[i] expect, so that hardly anything needs to be moved. */
+ * at once. Element 4h + i of all k makes a vector (turned). Elements 0 and 1 of a half have
+ * their codes in bits 0 to 3 and take their signs from bits 4 and 5 of a byte k; elements 2 and 3
+ * have codes in bits 2 to 5, after shifting, and signs in bits 0 and 1: so one matrix serves
+ * a half, and one index two permutes, which see no more than six bits. */
 DOT_INLINE void put_iq2(const struct iq2_tables *t, __m512i index, __m512i word, v16 d,
                         struct pack_w *to)
 {
     __mmask64 bit7 = _mm512_movepi8_mask(index);
     __mmask64 bit6 = _mm512_movepi8_mask(_mm512_add_epi8(index, index));
     __m512i fields = _mm512_multishift_epi64_epi8(dword_steps(7), word);
-    /* signs 0 to 7 in their bits, and the nibbles the other way round */
-    __m512i signs =
-        _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(0x010204081020407F), 0);
-    __m512i swapped =
-        _mm512_gf2p8affine_epi64_epi8(fields, _mm512_set1_epi64(0x1020407F01020408), 0);
     UNROLL for (int h = 0; h < 2; h++)
     {
+        /* row 7 - i makes bit i: signs 4h + 2 and + 3 in bits 0 and 1, 4h and 4h + 1 in 4, 5;
+         * sign 7 is the parity of the others */
+        __m512i signs = _mm512_gf2p8affine_epi64_epi8(
+            fields, _mm512_set1_epi64(h ? 0x407F000010200000 : 0x0408000001020000), 0);
         __m512i code = iq2_plane(h ? t->high : t->low, index, bit6, bit7);
-        __m512i four = h ? swapped : signs;  /* signs in bits 0 to 3 */
-        __m512i first = h ? signs : swapped; /* and in bit 4 */
-        put_levels(to, 4 * h, t->panel[0], 4, first, code);
-        put_levels(to, 4 * h + 1, t->panel[1], 1, four, code);
-        put_levels(to, 4 * h + 2, t->panel[2], 2, four, code);
-        put_levels(to, 4 * h + 3, t->panel[3], 3, four, i16_srl(code, 2));
+        put_levels(t, to, 4 * h, 0, 0x30, signs, code);
+        put_levels(t, to, 4 * h, 2, 0x03, signs, i16_srl(code, 2));
     }
     v16_store(to->d, d);
     /* 2 s + 1, s being the top four bits */

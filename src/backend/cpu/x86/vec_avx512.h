@@ -238,6 +238,27 @@ static inline i16 i16_sub8(i16 a, i16 b)
 {
     return _mm512_sub_epi8(a, b);
 }
+#ifdef __GFNI__
+/* bits() of kern_panel.h in one step. Row 7 - i of the matrix makes bit i of a byte. */
+#define I16_BITS
+static inline i16 i16_bits(i16 a, int shift, int mask)
+{
+    uint64_t rows = 0;
+    for (int i = 0; i < 8; i++) {
+        rows |= (uint64_t)(mask >> i & 1) << (8 * (7 - i) + i);
+    }
+    return _mm512_gf2p8affine_epi64_epi8(a, _mm512_set1_epi64((long long)(rows << shift)), 0);
+}
+#endif
+/* Bytes lo and hi of each dword, as its two halves. */
+#define I16_TWO
+static inline i16 i16_two(i16 a, int lo, int hi)
+{
+    const __m128i from = _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    __m128i at = _mm_add_epi8(
+        from, _mm_set1_epi32((int)(0x80008000u | (unsigned)hi << 16 | (unsigned)lo)));
+    return _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(at));
+}
 static inline i16 i16_mul16(i16 a, i16 b)
 {
     return _mm512_mullo_epi16(a, b);
@@ -248,13 +269,11 @@ static inline i16 i16_lookup(const int8_t *table, i16 a)
 }
 static inline i16 rows_4(const char *p, size_t stride) /* rows 0, 4, 8, 12 */
 {
-    __m256i lo =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)p)),
-                                _mm_loadu_si128((const void *)(p + 4 * stride)), 1);
-    __m256i hi = _mm256_inserti128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128((const void *)(p + 8 * stride))),
-        _mm_loadu_si128((const void *)(p + 12 * stride)), 1);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+    /* inserting 128 bits from memory takes any vector port, halves of a register only one */
+    i16 a = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(p + 4 * stride)), 1);
+    a = _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(p + 8 * stride)), 2);
+    return _mm512_inserti32x4(a, _mm_loadu_si128((const void *)(p + 12 * stride)), 3);
 }
 static inline void i16_rows(const char *p, size_t stride, i16 out[4])
 {
