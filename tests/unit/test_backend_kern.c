@@ -420,7 +420,8 @@ static void test_products_a8(void **state)
                 check_a8(&k[tier], &r, type, 1024, what, 7);
                 check_a8(&k[tier], &r, type, big ? 4096 + 256 : 4096 + 32, what, 2);
             }
-            check_a8(&k[tier], &r, type, big ? 768 : 1056, RANDOM_FINITE, 29); /* groups of 16 */
+            check_a8(&k[tier], &r, type, big ? 768 : 1056, RANDOM_FINITE,
+                     29); /* groups of 16 */
             for (uint32_t n_tok = 1; n_tok <= 26; n_tok++) {
                 check_a8(&k[tier], &r, type, big ? 768 : 544, RANDOM_FINITE, n_tok);
             }
