@@ -1,10 +1,10 @@
-/* bench_backend_amx.c - would AMX pay for products of blocks of 32? Cycles, counted in tile
- * instructions of the full depth (16 each), of what such a kernel is made of: 8-bit tile
- * products, storing their sums, the float rescale of one 16 x 16 block, the same with one
- * TILEZERO in between, and the whole kernel for a format with one scale in two ways: products
- * with the rescale of an earlier block interleaved, and products and rescale of sixteen blocks by
- * turns. docs/performance.md has the conclusion. Linux on x86-64 with AMX; elsewhere the program
- * says so. */
+/* bench_backend_amx.c - what products of blocks of 32 by the tiles of AMX are made of. Cycles,
+ * counted in tile instructions of the full depth (16 each): 8-bit tile products, storing their
+ * sums, the float rescale of one 16 x 16 block, the same with one TILEZERO in between, how late
+ * 768 fma are done that follow a few tile products, and the whole kernel for a format with one
+ * scale in two ways: products with the rescale of an earlier block interleaved, and products and
+ * rescale of sixteen blocks by turns. docs/performance.md has the conclusion, tile_amx.h the kernel.
+ * Linux on x86-64 with AMX; elsewhere the program says so. */
 #include <stdio.h>
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -167,6 +167,30 @@ AMX static void turns(void)
     SUMS_END
 }
 
+/* Four blocks by tiles, and 768 fma that depend on nothing. */
+AMX static void tiles_only(void)
+{
+    int b = 0;
+    PRODUCTS_STORED(b);
+}
+AMX static void fma_only(void)
+{
+    SUMS_BEGIN
+    __m512 x = _mm512_set1_ps(1);
+    for (int n = 0; n < 768; n += 16) {
+        for (int i = 0; i < 16; i++) {
+            c[i] = _mm512_fmadd_ps(x, x, c[i]);
+        }
+        __asm__ volatile("" : "+v"(x));
+    }
+    SUMS_END
+}
+AMX static void tiles_fma(void)
+{
+    tiles_only();
+    fma_only();
+}
+
 /* Best seconds of one block. */
 static double best(void (*fn)(void))
 {
@@ -197,6 +221,8 @@ int main(void)
     printf("storing a tile:        %.1f\n", best(stores) / cycle);
     printf("rescale:               %.1f\n", best(rescale_only) / cycle);
     printf("rescale, TILEZERO:     %.1f\n", best(rescale_tilezero) / cycle);
+    double late = best(tiles_fma) - best(tiles_only) - best(fma_only);
+    printf("fma behind tiles:      %.0f later\n", late * BLOCKS / cycle);
     printf("whole block:           %.1f\n", best(interleaved) / cycle);
     printf("the same by turns:     %.1f\n", best(turns) / cycle);
     return 0;
