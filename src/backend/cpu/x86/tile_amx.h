@@ -3,7 +3,7 @@
  *
  * A tile instruction multiplies up to sixteen tokens with sixteen rows, 32 columns deep: a block,
  * because every block has scales of its own. Its sums leave the tile through memory. While tiles
- * are at work, and for some 340 cycles after, products, fma and conversions of 512 bits run at
+ * are at work, and for some 250 cycles after, products, fma and conversions of 512 bits run at
  * half their rate, so both take turns: the sums of eight blocks (four of each of two panels) are
  * made, then scaled. Longer turns would lose less of that time, but not fit the half of a
  * first-level cache that is left to a thread whose neighbour works, too. What the next turn reads
