@@ -142,7 +142,9 @@ TILE_INLINE void pack_tokens_by(const struct act_codes *t, uint32_t n_tok, size_
             for (size_t j = 0; j < left; j++) {
                 at[j] = (base[j] + b / 16) * to.stride + i0;
             }
-            const bool turned = left == 16 && pack_factors(&g, b, at, &to);
+            /* a group of nothing but repeated tokens is not worth it */
+            const bool turned =
+                left == 16 && g.count > PACK_PAD && pack_factors(&g, b, at, &to);
             for (size_t j = 0; j < left; j++) {
                 unsigned char *q = to.q + at[j] * X_BYTES;
                 for (uint32_t i = 0; i < g.count; i++, q += X_BYTES) {
