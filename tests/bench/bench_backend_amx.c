@@ -3,8 +3,8 @@
  * sums, the float rescale of one 16 x 16 block, the same with one TILEZERO in between, how late
  * 768 fma are done that follow a few tile products, and the whole kernel for a format with one
  * scale in two ways: products with the rescale of an earlier block interleaved, and products and
- * rescale of sixteen blocks by turns. docs/performance.md has the conclusion, tile_amx.h the kernel.
- * Linux on x86-64 with AMX; elsewhere the program says so. */
+ * rescale of sixteen blocks by turns. docs/performance.md has the conclusion, tile_amx.h the
+ * kernel. Linux on x86-64 with AMX; elsewhere the program says so. */
 #include <stdio.h>
 
 #if defined(__x86_64__) && defined(__linux__)

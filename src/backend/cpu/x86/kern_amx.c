@@ -3,6 +3,7 @@
  * a block and no minimum. Fewer tokens do not pay for the larger working set, and formats with
  * minima or two scales need so many float operations a sum that tiles gain nothing. Panels of
  * IQ2_XXS are turned by its own kernels and stay with them. Read next: tile_amx.h. */
+#define KERN_AMX /* x_pack.h: compilers do not agree on a name for it */
 #include "backend/cpu/kern.h"
 #include "backend/cpu/kern_order.h"
 #include "backend/cpu/x86/vec_avx512.h"

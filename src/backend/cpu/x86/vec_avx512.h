@@ -294,7 +294,7 @@ static inline v16 v16_half(i16 a)
 
 /* ---- 8-bit products of panels ---- */
 
-#if defined(__AMX_INT8__)
+#if defined(KERN_AMX)
 /* none: x86/tile_amx.h multiplies */
 #elif defined(__AVX512VNNI__)
 typedef __m512i w4, x4;

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-#ifdef __AMX_INT8__
+#ifdef KERN_AMX
 #define W_BIAS 0
 #else
 #define W_BIAS 128
