@@ -53,7 +53,7 @@ static void amx_configure(uint32_t n_tok)
 /* ---- sums of a turn ---- */
 
 struct amx_sums {
-    int32_t v[2][AMX_TURN][AMX_TOKENS][KERN_PANEL];
+    _Alignas(64) int32_t v[2][AMX_TURN][AMX_TOKENS][KERN_PANEL];
 };
 
 #define AMX_OUT(tile, panel, b) TILE_STORE(tile, to->v[panel][b])
@@ -239,7 +239,7 @@ struct amx_batch {
     uint32_t first, n;      /* the batch's tiles */
     size_t n_block;         /* of a row */
     struct amx_place place; /* where the next turn begins */
-    struct next_rows rows;  /* asked for on the way, `step` bytes a tile and turn */
+    struct next_rows rows;  /* asked for on the way, `step` bytes a block of a panel and tile */
     size_t step;
     struct amx_sums *sums;
     struct amx_stack *stack; /* [n] */
