@@ -318,9 +318,9 @@ enum {
     T_FOUR = T_THREE | CPU_TIER_AVX512VNNI | CPU_TIER_I8MM,
     T_ALL = 0
 };
-static const struct cpu_config t_configs[] = {{CPU_TIER_C, 1}, {T_TWO, 2}, {T_THREE, 1},
-                                              {T_ALL, 3},      {T_ALL, 7}, {T_FOUR, 1},
-                                              {CPU_TIER_C, 2}};
+static const struct cpu_config t_configs[] = {{CPU_TIER_C, 1}, {T_TWO, 2},     {T_THREE, 1},
+                                              {T_ALL, 3},      {T_ALL, 7},     {T_FOUR, 1},
+                                              {T_TWO, 1},      {CPU_TIER_C, 2}};
 enum { N_CONFIGS = sizeof t_configs / sizeof *t_configs };
 #endif
 
