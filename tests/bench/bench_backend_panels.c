@@ -98,8 +98,8 @@ static void measure(struct bench *b, uint32_t type, uint32_t n_tok)
         b->k.pack_tokens_a8(b->t, n_tok, b->cols, &b->x);
         double t2 = clock_now();
         for (uint32_t i = 0; i < repeat; i++) {
-            panels->tiles[type](type, (const struct pack_w *const[2]){b->lo, b->hi}, &b->x,
-                                n_tok, b->cols, (struct next_rows){0}, b->out);
+            panels->tiles[type]((const struct pack_w *const[2]){b->lo, b->hi}, &b->x, n_tok,
+                                b->cols, (struct next_rows){0}, b->out);
         }
         double t3 = clock_now();
         b->keep += b->peak.int8(20000);

@@ -345,8 +345,8 @@ static bool packed_products(const struct cpu_kern *k, uint32_t type, const void 
     panels->pack[type](type, w, row_bytes, 16, n, panel[0]);
     panels->pack[type](type, (const char *)w + 16 * row_bytes, row_bytes, n_row - 16, n,
                        panel[1]);
-    panels->tiles[type](type, (const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok,
-                        n, next, out);
+    panels->tiles[type]((const struct pack_w *const[2]){panel[0], panel[1]}, &px, n_tok, n,
+                        next, out);
     return true;
 }
 
@@ -420,11 +420,12 @@ static void test_products_a8(void **state)
                 check_a8(&k[tier], &r, type, 1024, what, 7);
                 check_a8(&k[tier], &r, type, big ? 4096 + 256 : 4096 + 32, what, 2);
             }
-            check_a8(&k[tier], &r, type, big ? 768 : 1056, RANDOM_FINITE,
-                     29); /* groups of 16 */
+            /* two groups of sixteen tokens, the second not full */
+            check_a8(&k[tier], &r, type, big ? 768 : 1056, RANDOM_FINITE, 29);
             for (uint32_t n_tok = 1; n_tok <= 26; n_tok++) {
                 check_a8(&k[tier], &r, type, big ? 768 : 544, RANDOM_FINITE, n_tok);
             }
+            /* the products of many tokens: all widths, blocks that turns do and do not divide */
             for (uint32_t n_tok = k[tier].wide_from; n_tok > 0 && n_tok <= MAX_TOK; n_tok++) {
                 size_t n = n_tok % 4 == 0 ? 4096 + 256 : n_tok % 4 == 1 ? 256 : 1280;
                 check_a8(&k[tier], &r, type, n, RANDOM_FINITE, n_tok);

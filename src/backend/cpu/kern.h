@@ -113,7 +113,7 @@ typedef void rows_a8_fn(const void *w, size_t row_bytes, uint32_t n_row,
 
 typedef void pack_panel_fn(uint32_t type, const void *w, size_t row_bytes, uint32_t n_row,
                            size_t n, struct pack_w *panel);
-typedef void tiles_a8_fn(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
+typedef void tiles_a8_fn(const struct pack_w *const w[2], const struct pack_x *x,
                          uint32_t n_tok, size_t n, struct next_rows next,
                          float (*out)[KERN_ROWS]);
 typedef void lanes_a8_fn(const void *w, size_t row_bytes, const struct pack_x *x,

@@ -447,6 +447,6 @@ void KERN_INIT(struct cpu_kern *k)
     };
     for (uint32_t type = 0; type < QT_COUNT; type++) {
         k->panels.pack[type] = pack_panel;
-        k->panels.tiles[type] = tiles_a8;
+        k->panels.tiles[type] = tiles_a8(type);
     }
 }

@@ -85,7 +85,7 @@ TILE_INLINE void lanes(struct panel_kind kind, lane_words_fn *words, lane_decode
                         n_block, scratch + p * most);
         }
         const struct pack_w *const at[2] = {scratch, scratch + most};
-        tile_batch_lane(kind, &batch, at, k, n_block, i);
+        tile_batch_lanes(kind, &batch, at, k, n_block, i, 0);
         k += n_block;
     }
     tile_batch_end(&batch, out);

@@ -406,12 +406,6 @@ TILE_INLINE void tile_batch_lanes(struct panel_kind kind, struct tile_batch *b,
         tile_lane_any(kind, &at, x->stride, n_block, i, tile_width(&b->cut, j), &b->stack[j]);
     }
 }
-TILE_INLINE void tile_batch_lane(struct panel_kind kind, struct tile_batch *b,
-                                 const struct pack_w *const w[V16_PANELS], size_t k,
-                                 size_t n_block, int i)
-{
-    tile_batch_lanes(kind, b, w, k, n_block, i, 0);
-}
 
 /* The sums, after all lanes; out[0] is the batch's first token. */
 static inline void tile_batch_end(const struct tile_batch *b, float (*out)[KERN_ROWS])
@@ -475,17 +469,14 @@ TILE_KIND(scaled, PANEL_SCALED, false)
 TILE_KIND(scaled_min, PANEL_SCALED, true)
 TILE_KIND(halves, PANEL_HALVES, false)
 
-static void tiles_a8(uint32_t type, const struct pack_w *const w[2], const struct pack_x *x,
-                     uint32_t n_tok, size_t n, struct next_rows next, float (*out)[KERN_ROWS])
+/* For panels of a format. */
+static tiles_a8_fn *tiles_a8(uint32_t type)
 {
     struct panel_kind kind = panel_kind(type);
-    if (kind.form == PANEL_HALVES) {
-        tiles_halves(w, x, n_tok, n, next, out);
-    } else if (kind.form == PANEL_SCALED) {
-        (kind.has_min ? tiles_scaled_min : tiles_scaled)(w, x, n_tok, n, next, out);
-    } else {
-        (kind.has_min ? tiles_plain_min : tiles_plain)(w, x, n_tok, n, next, out);
-    }
+    return kind.form == PANEL_HALVES   ? tiles_halves
+           : kind.form == PANEL_SCALED ? (kind.has_min ? tiles_scaled_min : tiles_scaled)
+           : kind.has_min              ? tiles_plain_min
+                                       : tiles_plain;
 }
 
 #endif

@@ -223,8 +223,8 @@ static void many_a8(struct prod_x *px, const struct wrows *r, float (*out)[KERN_
     } else {
         hi = lo; /* unused rows */
     }
-    panels->tiles[r->type](r->type, (const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8,
-                           px->n, r->cols, r->next, out);
+    panels->tiles[r->type]((const struct pack_w *const[2]){lo, hi}, &tmp->tiles_a8, px->n,
+                           r->cols, r->next, out);
 }
 
 void prod_block(struct prod_x *px, const struct opmat *m, uint32_t mat, uint32_t r0,

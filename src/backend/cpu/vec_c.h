@@ -27,6 +27,7 @@ typedef struct i16 i16;
 #define V16_VALUE_COLS 4
 /* V16_FAST_F16: v16_load_f16 is one instruction or few.
  * V16_STORE_FIRST: there is i16_store_first, which stores some of the lanes by one instruction.
+ * I16_BITS, I16_TWO: there are i16_bits and i16_two, bits() and two() of kern_panel.h in one step.
  * V16_AS_F32: there is i16_as_f32, the bits of a vector as floats, for nothing. */
 
 #define W_BIAS 0      /* added to the codes of panels, for dot instructions that want it */

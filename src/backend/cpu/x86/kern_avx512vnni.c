@@ -24,7 +24,7 @@ void kern_init_avx512vnni(struct cpu_kern *k)
     k->turned[QT_IQ2_XXS] = true;
     for (uint32_t type = 0; type < QT_COUNT; type++) {
         k->panels.pack[type] = pack_panel_vbmi;
-        k->panels.tiles[type] = tiles_a8;
+        k->panels.tiles[type] = tiles_a8(type);
     }
     k->panels.lanes[QT_Q2_K] = lanes_q2_k;
     k->panels.lanes[QT_IQ2_XXS] = lanes_iq2_xxs;

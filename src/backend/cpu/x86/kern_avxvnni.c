@@ -15,6 +15,6 @@ void kern_init_avxvnni(struct cpu_kern *k)
     k->pack_tokens_a8 = pack_tokens_a8;
     for (uint32_t type = 0; type < QT_COUNT; type++) {
         k->panels.pack[type] = pack_panel;
-        k->panels.tiles[type] = tiles_a8;
+        k->panels.tiles[type] = tiles_a8(type);
     }
 }

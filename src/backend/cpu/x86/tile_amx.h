@@ -122,7 +122,7 @@ struct amx_at {
     const float *d;
 };
 /* What will be read next: the next tile's or turn's tokens, and every `every`-th line of the
- * next turn's blocks from `line` on (w NULL: none). */
+ * next turn's blocks from `line` on. */
 struct amx_next {
     struct amx_at at;
     size_t line, every;
@@ -144,7 +144,7 @@ TILE_INLINE void amx_fetch(bool scaled, const struct amx_next *next, size_t stri
     if (p == 0) {
         __builtin_prefetch(next->at.d + b * stride);
     }
-    for (size_t l = next->line; w && l < lines; l += next->every) {
+    for (size_t l = next->line; l < lines; l += next->every) {
         __builtin_prefetch((const char *)(w + b) + 64 * l);
     }
     for (size_t i = 0; i < next->step; i += 64) {
@@ -277,7 +277,7 @@ static inline struct amx_at amx_at(const struct amx_batch *b, uint32_t j, size_t
 }
 
 /* What comes behind tile j of the batch in a turn of blocks [k, k + n). next_w: the blocks of the
- * next turn, if they are there yet. */
+ * next turn. */
 static inline struct amx_next amx_next(const struct amx_batch *b, uint32_t j, size_t k,
                                        size_t n, const struct pack_w *const next_w[2])
 {
@@ -353,18 +353,16 @@ TILE_INLINE void amx_tiles(bool scaled, const struct pack_w *const w[2], const s
     } while (amx_end(&batch, out));
 }
 
-static void amx_tiles_plain(uint32_t type, const struct pack_w *const w[2],
-                            const struct pack_x *x, uint32_t n_tok, size_t n,
-                            struct next_rows rows, float (*out)[KERN_ROWS])
+static void amx_tiles_plain(const struct pack_w *const w[2], const struct pack_x *x,
+                            uint32_t n_tok, size_t n, struct next_rows rows,
+                            float (*out)[KERN_ROWS])
 {
-    (void)type;
     amx_tiles(false, w, x, n_tok, n, rows, out);
 }
-static void amx_tiles_scaled(uint32_t type, const struct pack_w *const w[2],
-                             const struct pack_x *x, uint32_t n_tok, size_t n,
-                             struct next_rows rows, float (*out)[KERN_ROWS])
+static void amx_tiles_scaled(const struct pack_w *const w[2], const struct pack_x *x,
+                             uint32_t n_tok, size_t n, struct next_rows rows,
+                             float (*out)[KERN_ROWS])
 {
-    (void)type;
     amx_tiles(true, w, x, n_tok, n, rows, out);
 }
 
